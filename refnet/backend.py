@@ -1,0 +1,209 @@
+"""Where arrays live: NumPy or CuPy, warm memory, and the number of BLAS threads."""
+
+import math
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+# An array of NumPy or CuPy; the core never asks which beyond `array_module`.
+Array = Any
+
+
+def array_module(*arrays: Array | None) -> ModuleType:
+    """The module, numpy or cupy, that all ``arrays`` belong to (None is passed over).
+
+    Raises
+    ------
+    TypeError
+        If they mix the two, or if something else than an array is among them.
+    """
+    kinds = {type(a).__module__.partition(".")[0]: a for a in arrays if a is not None}
+    if kinds.keys() <= {"numpy"}:
+        return np
+    if kinds.keys() == {"cupy"}:
+        return sys.modules["cupy"]
+    names = " and ".join(f"{type(a).__module__}.{type(a).__name__}" for a in kinds.values())
+    raise TypeError(f"arrays of {names}: they must all be numpy or all cupy; move them with to_device or to_host")
+
+
+def check_same_dtype(operation: str, **arrays: Array | None) -> ModuleType:
+    """`array_module` of the named arrays; TypeError unless they share float32 or float64."""
+    xp = array_module(*arrays.values())
+    dtypes = {name: a.dtype for name, a in arrays.items() if a is not None}
+    if len(set(dtypes.values())) > 1 or not {d.name for d in dtypes.values()} <= {"float32", "float64"}:
+        got = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"{operation}: got {got}; all must be float32 or all float64")
+    return xp
+
+
+def find_device(wanted: str) -> str:
+    """Resolve "auto", "cpu" or "cuda" to "cpu" or "cuda".
+
+    Raises
+    ------
+    ValueError
+        If the name is another one, or "cuda" was asked for and no CUDA device answers.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is {wanted!r}, it needs auto, cpu or cuda")
+    if wanted == "cpu":
+        return "cpu"
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+        return "cuda"
+    except Exception as error:  # cupy's own errors cannot be named without importing it
+        if wanted == "auto":
+            return "cpu"
+        raise ValueError(f"device cuda: no CUDA device answers through CuPy ({error}); try --device cpu") from None
+
+
+def to_device(array: np.ndarray, device: str) -> Array:
+    """``array`` on "cpu" (unchanged) or "cuda" (copied)."""
+    if device == "cpu":
+        return array
+    import cupy
+
+    return cupy.asarray(array)
+
+
+def to_host(array: Array) -> np.ndarray:
+    """``array`` as a NumPy array; a NumPy array comes back unchanged."""
+    host: np.ndarray = array if array_module(array) is np else array.get()
+    return host
+
+
+class _Arena:
+    """Memory that was touched before, handed out again.
+
+    The first touch of a fresh page costs the CPU many times what using it again does, and a training step asks for
+    the same few hundred arrays as the one before. So a block goes back to a free list when the last array that
+    looks at it dies, whoever holds that array, and the next request of its size class gets it, still warm.
+    CuPy's memory pool does the same on the GPU.
+    """
+
+    small = 1 << 15  # bytes; below this malloc itself reuses memory
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.free: dict[int, list[np.ndarray]] = {}
+        self.live_bytes = self.free_bytes = self.peak_bytes = 0
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+        dtype = np.dtype(dtype)
+        nbytes = math.prod(shape) * dtype.itemsize
+        if nbytes < self.small:
+            return np.empty(shape, dtype)
+        return np.asarray(_Lease(self, self._take(_size_class(nbytes)), shape, dtype))
+
+    def _take(self, size: int) -> np.ndarray:
+        with self.lock:
+            self.live_bytes += size
+            self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+            if blocks := self.free.get(size):
+                self.free_bytes -= size
+                return blocks.pop()
+            # Blocks of sizes no longer asked for must not pile up beyond what was once needed at the same time.
+            while self.free_bytes and self.live_bytes + self.free_bytes > self.peak_bytes:
+                largest = max(each for each, blocks in self.free.items() if blocks)
+                self.free[largest].pop()
+                self.free_bytes -= largest
+        return np.empty(size, np.uint8)
+
+    def give_back(self, block: np.ndarray) -> None:
+        with self.lock:
+            self.live_bytes -= block.nbytes
+            self.free_bytes += block.nbytes
+            self.free.setdefault(block.nbytes, []).append(block)
+
+
+class _Lease:
+    """Holds a block of the arena for the arrays that look at it: NumPy keeps it as the base of every view."""
+
+    def __init__(self, arena: _Arena, block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.arena, self.block = arena, block
+        start = block.ctypes.data
+        self.__array_interface__ = {
+            "version": 3, "shape": shape, "typestr": dtype.str, "data": (start + -start % 64, False),
+        }  # fmt: skip
+
+    def __del__(self) -> None:
+        self.arena.give_back(self.block)
+
+
+def _size_class(nbytes: int) -> int:
+    """``nbytes``, and room to align it to 64, rounded up to one of eight steps per power of two."""
+    step = 1 << max((nbytes + 64).bit_length() - 4, 0)
+    return -(-(nbytes + 64) // step) * step
+
+
+_arena = _Arena()
+
+
+def empty(shape: tuple[int, ...], like: Array, dtype: DTypeLike | None = None) -> Array:
+    """An uninitialised array of ``shape`` beside ``like``, of its dtype unless told otherwise, from warm memory."""
+    dtype = like.dtype if dtype is None else dtype
+    xp = array_module(like)
+    return _arena.empty(shape, dtype) if xp is np else xp.empty(shape, dtype)
+
+
+def zeros(shape: tuple[int, ...], like: Array) -> Array:
+    """An array of zeros of ``shape`` beside ``like``, of its dtype, from warm memory."""
+    array = empty(shape, like)
+    array.fill(0)
+    return array
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _OneBlasThread:
+    """Counts who wants BLAS single-threaded: the first one in sets it, the last one out puts it back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.controller: Any = None
+        self.limit: Any = None
+
+    def enter(self) -> None:
+        with self.lock:
+            if self.users == 0:
+                if self.controller is None:
+                    from threadpoolctl import ThreadpoolController
+
+                    self.controller = ThreadpoolController()
+                self.limit = self.controller.limit(limits=1, user_api="blas")
+            self.users += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                self.limit.restore_original_limits()
+
+
+_blas = _OneBlasThread()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Inside, every product runs on the thread that asks for it; the setting before comes back afterwards.
+
+    BLAS's thread count belongs to the process, so users are counted: nested and overlapping uses end in any order.
+    """
+    _blas.enter()
+    try:
+        yield
+    finally:
+        _blas.leave()

@@ -1,0 +1,133 @@
+"""What each kind of layer does to maps on the way up, and to a signal on the way down.
+
+`forward` returns a layer's output and the arrays that its way back needs. `back` is the paper's method in one
+`match`: training, deconvnet and guided backprop differ only in the `Rules` for relu and normalisation.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from refnet import parallel
+from refnet.arch import Conv, Dropout, Layer, Linear, Norm, Pool, Relu, Shape
+from refnet.backend import Array, empty
+from refnet.ops.conv import conv_forward, conv_grads, conv_transpose
+from refnet.ops.dropout import dropout_forward
+from refnet.ops.linear import linear_forward, linear_grads, linear_transpose
+from refnet.ops.lrn import lrn_backward, lrn_forward
+from refnet.ops.pool import pool_forward, unpool
+from refnet.ops.relu import relu_backward, relu_forward
+
+Kept = tuple[Array, ...]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What relu and normalisation do to the signal on its way back; every other layer applies its adjoint.
+
+    ``relu``: "forward" passes it where the forward relu passed, "signal" rectifies the signal itself, "both" does
+    one after the other. ``norm``: "gradient", or "skip" to hand it on unchanged.
+    """
+
+    relu: str
+    norm: str
+
+    def __post_init__(self) -> None:
+        if self.relu not in ("forward", "signal", "both") or self.norm not in ("gradient", "skip"):
+            raise ValueError(f"{self}: relu is forward, signal or both, and norm gradient or skip")
+
+
+GRADIENT = Rules(relu="forward", norm="gradient")
+# Section 2.1: "relu is imposed independently" of the forward pass, and contrast normalisation is not inverted.
+DECONV = Rules(relu="signal", norm="skip")
+# Springenberg et al. 2015: both the forward pass and the signal must be positive. Their nets had no normalisation.
+GUIDED = Rules(relu="both", norm="skip")
+RULES = {"gradient": GRADIENT, "deconv": DECONV, "guided": GUIDED}
+
+
+def forward(
+    layer: Layer, p: dict[str, Array], x: Array, *, mask: Array | None, keep: bool, own: bool, threads: int | None
+) -> tuple[Array, Kept]:
+    """Output of a layer, and the arrays that its way back needs.
+
+    Parameters
+    ----------
+    p : its weights ``w`` and biases ``b``, if it has any
+    x : (N, H, W, C) or (N, units)
+    mask : of dropout, in training
+    keep : False leaves out what only the way back needs
+    own : whether ``x`` is nobody else's, so that relu may overwrite it
+    threads : for the fully connected layers
+    """
+    match layer:
+        case Conv():
+            return conv_forward(x, p["w"], p["b"], stride=layer.stride, pad=layer.pad, groups=layer.groups), (x,)
+        case Relu():
+            y = relu_forward(x, out=x if own else None)
+            return y, (y,)
+        case Pool():
+            size, stride, pad, ceil = layer.size, layer.stride, layer.pad, layer.ceil
+            y, switches = pool_forward(x, size=size, stride=stride, pad=pad, ceil=ceil, switches=keep)
+            return y, (switches,)
+        case Norm():
+            y, scale = lrn_forward(x, n=layer.n, k=layer.k, alpha=layer.alpha, beta=layer.beta)
+            return y, (x, scale)
+        case Linear():
+            x = x.reshape(len(x), int(np.prod(x.shape[1:])))
+            y = empty((len(x), layer.units), x)
+            blocks = parallel.cut(layer.units, _BLOCK)
+            parallel.run(lambda i: linear_forward(x, p["w"][:, i], p["b"][i], out=y[:, i]), blocks, threads=threads)
+            return y, (x,)
+        case Dropout():
+            return (x, ()) if mask is None else (dropout_forward(x, mask), (mask,))
+
+
+def back(
+    layer: Layer,
+    p: dict[str, Array],
+    kept: Kept,
+    r: Array,
+    *,
+    below: Shape,
+    rules: Rules,
+    threads: int | None,
+) -> Array:
+    """Send the signal ``r`` from a layer's output to its input, of shape (N, *below) (section 2.1)."""
+    match layer:
+        case Conv():
+            hw = below[0], below[1]
+            return conv_transpose(r, p["w"], stride=layer.stride, pad=layer.pad, hw=hw, groups=layer.groups)
+        case Relu():
+            if rules.relu in ("forward", "both"):
+                r = relu_backward(r, kept[0])
+            if rules.relu in ("signal", "both"):
+                r = relu_forward(r)
+            return r
+        case Pool():
+            hw = below[0], below[1]
+            return unpool(r, *kept, size=layer.size, stride=layer.stride, pad=layer.pad, ceil=layer.ceil, hw=hw)
+        case Norm() if rules.norm == "gradient":
+            return lrn_backward(r, *kept, n=layer.n, alpha=layer.alpha, beta=layer.beta)
+        case Norm():
+            return r
+        case Linear():
+            x = empty((len(r), int(np.prod(below))), r)
+            blocks = parallel.cut(x.shape[1], _BLOCK)
+            parallel.run(lambda i: linear_transpose(r, p["w"][i], out=x[:, i]), blocks, threads=threads)
+            return x.reshape(len(r), *below)
+        case Dropout():
+            return dropout_forward(r, *kept) if kept else r
+
+
+def grads(layer: Conv | Linear, kept: Kept, dy: Array, *, threads: int | None) -> tuple[Array, Array]:
+    """Gradients of a layer's weights and biases, from the gradient ``dy`` of its output."""
+    (x,) = kept
+    if isinstance(layer, Conv):
+        return conv_grads(x, dy, size=layer.size, stride=layer.stride, pad=layer.pad, groups=layer.groups)
+    dw = empty((x.shape[1], dy.shape[1]), x)
+    blocks = parallel.cut(x.shape[1], _BLOCK)
+    parallel.run(lambda i: linear_grads(x[:, i], dy, out=dw[i]), blocks, threads=threads)
+    return dw, dy.sum(axis=0)
+
+
+_BLOCK = 256  # rows or columns of a fully connected layer's weights that one thread works on

@@ -1,0 +1,126 @@
+"""The paper's networks and our presets, and every row of Table 3 as a function of an architecture."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from refnet.arch import Arch, Conv, Dropout, Layer, Linear, Norm, Pool, Relu
+
+
+def _head(*units: int) -> tuple[Layer, ...]:
+    """Fully connected layers fc6, fc7, ... with relu and dropout between them; the last one gives the logits."""
+    *hidden, classes = units
+    layers: list[Layer] = []
+    for number, width in enumerate(hidden, start=6):
+        layers += [Linear(f"fc{number}", width), Relu(f"relu{number}"), Dropout(f"drop{number}")]
+    return *layers, Linear("fc8", classes)
+
+
+# Figure 3: filter, rectify, pool, normalise. Padding and rounding are not stated; these are Caffe's, one of the
+# three readings that give the maps 110-55-26-13-13-13-13-6.
+ZFNET = Arch("zfnet", (224, 224, 3), (
+    Conv("conv1", 96, 7, stride=2, pad=1), Relu("relu1"), Pool("pool1"), Norm("norm1"),
+    Conv("conv2", 256, 5, stride=2), Relu("relu2"), Pool("pool2"), Norm("norm2"),
+    Conv("conv3", 384, 3, pad=1), Relu("relu3"),
+    Conv("conv4", 384, 3, pad=1), Relu("relu4"),
+    Conv("conv5", 256, 3, pad=1), Relu("relu5"), Pool("pool5"),
+    *_head(4096, 4096, 1000),
+))  # fmt: skip
+
+# Krizhevsky et al. 2012, the baseline of Figure 6 and Tables 2 and 3: normalise, then pool; two groups.
+KRIZHEVSKY = Arch("krizhevsky", (227, 227, 3), (
+    Conv("conv1", 96, 11, stride=4), Relu("relu1"), Norm("norm1"), Pool("pool1", ceil=False),
+    Conv("conv2", 256, 5, pad=2, groups=2), Relu("relu2"), Norm("norm2"), Pool("pool2", ceil=False),
+    Conv("conv3", 384, 3, pad=1), Relu("relu3"),
+    Conv("conv4", 384, 3, pad=1, groups=2), Relu("relu4"),
+    Conv("conv5", 256, 3, pad=1, groups=2), Relu("relu5"), Pool("pool5", ceil=False),
+    *_head(4096, 4096, 1000),
+))  # fmt: skip
+
+# ZFNet's layers for 112-pixel crops of 128-pixel images, for a laptop: conv2 keeps its stride at 1, so that the
+# maps go 54-27-27-13-13-13-13-6 and layers 3 to 5 have the paper's 13 x 13.
+SMALL = Arch("small", (112, 112, 3), (
+    Conv("conv1", 32, 7, stride=2, pad=1), Relu("relu1"), Pool("pool1"), Norm("norm1"),
+    Conv("conv2", 80, 5, pad=2), Relu("relu2"), Pool("pool2", ceil=False), Norm("norm2"),
+    Conv("conv3", 160, 3, pad=1), Relu("relu3"),
+    Conv("conv4", 160, 3, pad=1), Relu("relu4"),
+    Conv("conv5", 96, 3, pad=1), Relu("relu5"), Pool("pool5"),
+    *_head(512, 512, 10),
+))  # fmt: skip
+
+# 56-pixel crops of 64-pixel images, a quarter of ZFNet's maps, at most 30 MFLOP an image: for grids of trainings.
+MINI = Arch("mini", (56, 56, 3), (
+    Conv("conv1", 24, 7, stride=2, pad=2), Relu("relu1"), Pool("pool1"), Norm("norm1"),
+    Conv("conv2", 64, 5, stride=2, pad=2), Relu("relu2"), Norm("norm2"),
+    Conv("conv3", 96, 3, pad=1), Relu("relu3"),
+    Conv("conv4", 96, 3, pad=1), Relu("relu4"),
+    Conv("conv5", 64, 3, pad=1), Relu("relu5"), Pool("pool5"),
+    *_head(256, 256, 10),
+))  # fmt: skip
+
+# Every kind of layer in a net that tests can differentiate numerically: odd sizes, groups, overlapping pools.
+TINY = Arch("tiny", (19, 19, 3), (
+    Conv("conv1", 6, 5, stride=2, pad=1), Relu("relu1"), Pool("pool1"), Norm("norm1", alpha=0.5),
+    Conv("conv2", 8, 3, pad=1, groups=2), Relu("relu2"), Pool("pool2", ceil=False),
+    *_head(12, 10),
+))  # fmt: skip
+
+MODELS = {arch.name: arch for arch in (ZFNET, KRIZHEVSKY, SMALL, MINI, TINY)}
+
+
+def with_classes(arch: Arch, classes: int) -> Arch:
+    """``arch`` with so many outputs."""
+    *layers, last = arch.layers
+    assert isinstance(last, Linear)
+    return replace(arch, layers=(*layers, replace(last, units=classes)))
+
+
+def _stage(layer: Layer) -> int:
+    """The paper's number of the stage that a layer belongs to: 1 for conv1, relu1, pool1 and norm1."""
+    return int(layer.name[-1])
+
+
+def without(arch: Arch, *stages: int) -> Arch:
+    """``arch`` without these stages (Table 3, "removed layers")."""
+    return replace(arch, layers=tuple(layer for layer in arch.layers if _stage(layer) not in stages))
+
+
+def widened(arch: Arch, factors: dict[int, float]) -> Arch:
+    """``arch`` with the filters or units of these stages multiplied (Table 3, "adjust layers")."""
+
+    def wider(layer: Layer) -> Layer:
+        factor = factors.get(_stage(layer), 1)
+        match layer:
+            case Conv(_, filters):
+                return replace(layer, filters=round(filters * factor))
+            case Linear(_, units):
+                return replace(layer, units=round(units * factor))
+        return layer
+
+    return replace(arch, layers=tuple(wider(layer) for layer in arch.layers))
+
+
+# Table 3's rows as what they do to Krizhevsky's net and to that of Figure 3. Widths are relative to those nets'
+# 384, 384, 256 and 4096, 4096, so that a row says the same of a smaller preset.
+TABLE3_KRIZHEVSKY: dict[str, Callable[[Arch], Arch]] = {
+    "replication": lambda arch: arch,
+    "without layers 3,4": lambda arch: without(arch, 3, 4),
+    "without layer 7": lambda arch: without(arch, 7),
+    "without layers 6,7": lambda arch: without(arch, 6, 7),
+    "without layers 3,4,6,7": lambda arch: without(arch, 3, 4, 6, 7),
+    "layers 6,7: 2048": lambda arch: widened(arch, {6: 1 / 2, 7: 1 / 2}),
+    "layers 6,7: 8192": lambda arch: widened(arch, {6: 2, 7: 2}),
+}
+TABLE3_ZFNET: dict[str, Callable[[Arch], Arch]] = {
+    "as Fig. 3": lambda arch: arch,
+    "layers 6,7: 2048": lambda arch: widened(arch, {6: 1 / 2, 7: 1 / 2}),
+    "layers 6,7: 8192": lambda arch: widened(arch, {6: 2, 7: 2}),
+    "layers 3,4,5: 512, 1024, 512": lambda arch: widened(arch, {3: 4 / 3, 4: 8 / 3, 5: 2}),
+    "layers 6,7: 8192; 3,4,5: 512, 1024, 512": lambda arch: widened(arch, {3: 4 / 3, 4: 8 / 3, 5: 2, 6: 2, 7: 2}),
+}
+
+
+def by_name(name: str) -> Arch:
+    """The architecture called ``name``; ValueError with the names that exist."""
+    if name not in MODELS:
+        raise ValueError(f"no architecture {name!r}; there are {', '.join(MODELS)}")
+    return MODELS[name]

@@ -1,0 +1,163 @@
+"""Convolution, its transposed filtering and its weight gradients."""
+
+from collections.abc import Iterator
+
+from refnet.backend import Array, check_same_dtype, empty
+from refnet.geometry import Window, conv_size
+from refnet.ops.windows import fold, unfold
+
+
+def conv_forward(x: Array, w: Array, b: Array, *, stride: int = 1, pad: int = 0, groups: int = 1) -> Array:
+    """Filter the maps (section 2; a correlation, as everywhere in the field).
+
+    y[n, p, q, m] = b[m] + sum_{i, j, c} x[n, p stride + i - pad, q stride + j - pad, c] w[i, j, c, m],
+    where x is 0 outside the image and c runs over the maps of m's group.
+
+    Parameters
+    ----------
+    x : (N, H, W, C) maps, float32 or float64
+    w : (K, K, C / groups, M) filters, of x's dtype
+    b : (M,) biases, of x's dtype
+    stride, pad : step between outputs and cells added on each side
+    groups : the maps and the filters are cut into so many blocks that do not see each other
+
+    Returns
+    -------
+    y : (N, P, Q, M), P = floor((H + 2 pad - K) / stride) + 1
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit each other or the window does not fit the image.
+    TypeError
+        If dtypes or backends differ.
+    """
+    xp = check_same_dtype("conv_forward", x=x, w=w, b=b)
+    window, m = _check("conv_forward", x.shape, w.shape, stride, pad, groups), w.shape[-1]
+    if b.shape != (m,):
+        raise ValueError(f"conv_forward: b is {b.shape}, it needs one value for each filter of w {w.shape}")
+    p, q = (conv_size(n, window) for n in x.shape[1:3])
+    y = empty((len(x), p, q, m), x)
+    for maps, filters in _groups(x.shape[-1], m, groups):
+        columns = unfold(x[..., maps], out_hw=(p, q), window=window)
+        xp.matmul(_rows(columns, len(x) * p * q), _matrix(w[..., filters]), out=_matrix(y[..., filters]))
+    y += b
+    return y
+
+
+def conv_transpose(
+    r: Array, w: Array, *, stride: int = 1, pad: int = 0, hw: tuple[int, int], groups: int = 1
+) -> Array:
+    """Filter with the transposed filters (section 2.1, "Filtering"): the adjoint of `conv_forward` without bias.
+
+    x[n, h, v, c] = sum_{i, j, m} r[n, p, q, m] w[i, j, c, m] over all p, q with p stride + i - pad = h and
+    q stride + j - pad = v. With stride 1 this is a convolution with each filter flipped vertically and horizontally.
+
+    Parameters
+    ----------
+    r : (N, P, Q, M) signal on the outputs, float32 or float64
+    w : (K, K, C / groups, M) filters, of r's dtype
+    hw : height and width of the maps below: several sizes give the same P, Q, so it cannot be derived
+
+    Returns
+    -------
+    x : (N, *hw, C)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit each other, or no ``hw`` input has P, Q outputs.
+    TypeError
+        If dtypes or backends differ.
+    """
+    xp = check_same_dtype("conv_transpose", r=r, w=w)
+    size, c, m = w.shape[0], w.shape[2] * groups, w.shape[-1]
+    n, p, q, _ = r.shape
+    window = _check("conv_transpose", (n, *hw, c), w.shape, stride, pad, groups)
+    _check_outputs("conv_transpose", "r", r.shape, hw, window, m)
+    x = empty((n, *hw, c), r) if groups > 1 else None
+    for maps, filters in _groups(c, m, groups):
+        columns = empty((n * p * q, size * size * (c // groups)), r)
+        xp.matmul(_matrix(r[..., filters]), _matrix(w[..., filters]).T, out=columns)
+        part = fold(columns.reshape(n, p, q, size, size, c // groups), hw=hw, window=window)
+        if x is None:
+            return part
+        x[..., maps] = part
+    return x
+
+
+def conv_grads(
+    x: Array, dy: Array, *, size: int, stride: int = 1, pad: int = 0, groups: int = 1
+) -> tuple[Array, Array]:
+    """Gradients of `conv_forward` with respect to its filters and biases.
+
+    dw[i, j, c, m] = sum_{n, p, q} x[n, p stride + i - pad, q stride + j - pad, c] dy[n, p, q, m]
+    and db[m] = sum_{n, p, q} dy[n, p, q, m].
+
+    Parameters
+    ----------
+    x : (N, H, W, C) the convolution's input, float32 or float64
+    dy : (N, P, Q, M) gradient of the loss with respect to its output, of x's dtype
+    size : K, the side of the filters
+
+    Returns
+    -------
+    dw : (K, K, C / groups, M)
+    db : (M,)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit each other.
+    TypeError
+        If dtypes or backends differ.
+    """
+    xp = check_same_dtype("conv_grads", x=x, dy=dy)
+    (n, p, q, m), c = dy.shape, x.shape[-1]
+    window = _check("conv_grads", x.shape, (size, size, c // groups, m), stride, pad, groups)
+    _check_outputs("conv_grads", "dy", dy.shape, x.shape[1:3], window, m)
+    dw = empty((size, size, c // groups, m), x)
+    for maps, filters in _groups(c, m, groups):
+        columns = unfold(x[..., maps], out_hw=(p, q), window=window)
+        xp.matmul(_rows(columns, n * p * q).T, _matrix(dy[..., filters]), out=_matrix(dw[..., filters]))
+    return dw, dy.sum(axis=(0, 1, 2))
+
+
+def _groups(c: int, m: int, groups: int) -> Iterator[tuple[slice, slice]]:
+    """For each group, its slice of the C maps and its slice of the M filters."""
+    for g in range(groups):
+        yield slice(g * c // groups, (g + 1) * c // groups), slice(g * m // groups, (g + 1) * m // groups)
+
+
+def _matrix(a: Array) -> Array:
+    """All axes but the last as one; a view, also for a slice of the last axis."""
+    rows = 1
+    for n in a.shape[:-1]:
+        rows *= n
+    return a.reshape(rows, a.shape[-1])
+
+
+def _rows(columns: Array, n: int) -> Array:
+    """Unfolded windows as the rows of a matrix (n, K K C)."""
+    return columns.reshape(n, columns.shape[3] * columns.shape[4] * columns.shape[5])
+
+
+def _check(
+    operation: str, x: tuple[int, ...], w: tuple[int, ...], stride: int, pad: int, groups: int
+) -> Window:
+    if len(x) != 4 or len(w) != 4 or w[0] != w[1]:
+        raise ValueError(f"{operation}: x is {x} and w {w}; it needs x (N, H, W, C) and w (K, K, C, M)")
+    if x[3] != w[2] * groups or w[3] % groups:
+        raise ValueError(f"{operation}: x has {x[3]} maps {x} but w filters {w[2] * groups} {w} in {groups} group(s)")
+    window = Window(w[0], stride, pad)
+    if stride < 1 or pad < 0 or min(conv_size(n, window) for n in x[1:3]) < 1:
+        raise ValueError(f"{operation}: {window} does not fit x {x}")
+    return window
+
+
+def _check_outputs(
+    operation: str, name: str, out: tuple[int, ...], hw: tuple[int, int], window: Window, m: int
+) -> None:
+    needs = (*(conv_size(n, window) for n in hw), m)
+    if tuple(out[1:]) != needs:
+        raise ValueError(f"{operation}: {name} is {out}, but {m} filters on {hw} with {window} give {needs}")

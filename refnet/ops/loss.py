@@ -1,0 +1,47 @@
+"""Softmax and its cross-entropy."""
+
+from refnet.backend import Array, array_module, check_same_dtype
+
+
+def softmax(y: Array) -> Array:
+    """p[n, c] = exp(y[n, c]) / sum_d exp(y[n, d]) (section 2). TypeError unless float32 or float64."""
+    xp = check_same_dtype("softmax", y=y)
+    e = xp.exp(y - y.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def cross_entropy(y: Array, labels: Array) -> tuple[float, Array]:
+    """Mean cross-entropy of the softmax (section 3) and its gradient.
+
+    loss = -1/N sum_n log p[n, labels[n]] and dy[n, c] = (p[n, c] - [c = labels[n]]) / N.
+
+    Parameters
+    ----------
+    y : (N, C) logits, float32 or float64, N > 0
+    labels : (N,) integers, 0 <= labels < C
+
+    Returns
+    -------
+    loss : float, in nats
+    dy : (N, C)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or a label is out of range.
+    TypeError
+        If ``y`` is neither float32 nor float64 or the backends differ.
+    """
+    check_same_dtype("cross_entropy", y=y)
+    xp = array_module(y, labels)
+    if y.ndim != 2 or labels.shape != (len(y),) or len(y) == 0:
+        raise ValueError(f"cross_entropy: y is {y.shape} and labels {labels.shape}; it needs (N, C) and (N,), N > 0")
+    if int(labels.min()) < 0 or int(labels.max()) >= y.shape[1]:
+        raise ValueError(f"cross_entropy: labels run from {labels.min()} to {labels.max()}, classes to {y.shape[1]}")
+    rows = xp.arange(len(y))
+    shifted = y - y.max(axis=1, keepdims=True)
+    log_p = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
+    dy = xp.exp(log_p)
+    dy[rows, labels] -= 1
+    dy /= len(y)
+    return -float(log_p[rows, labels].mean()), dy

@@ -1,0 +1,104 @@
+"""Local response normalisation across maps: the paper's contrast normalisation."""
+
+from refnet.backend import Array, array_module, check_same_dtype, empty
+
+
+def lrn_forward(
+    x: Array, *, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
+) -> tuple[Array, Array]:
+    """Divide each value by the energy of its neighbours in the ``n`` nearest maps (section 2, "normalise").
+
+    scale[..., c] = k + alpha sum_{|d - c| <= (n - 1) / 2} x[..., d]^2 and y = x scale^-beta
+    (Krizhevsky et al. 2012, section 3.3; maps that do not exist count as 0).
+
+    ``alpha`` multiplies the *sum*. Caffe, PyTorch and ONNX multiply the mean: their alpha is ``n`` times this one.
+
+    Parameters
+    ----------
+    x : (..., C) maps, float32 or float64
+    n : odd number of maps in a neighbourhood
+    k, alpha, beta : constants of the formula
+
+    Returns
+    -------
+    y : like x
+    scale : like x; `lrn_backward` needs it
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is not odd and positive.
+    TypeError
+        If ``x`` is neither float32 nor float64.
+    """
+    xp = check_same_dtype("lrn_forward", x=x)
+    _check("lrn_forward", n)
+    scale = _neighbour_sum(xp.multiply(x, x, out=empty(x.shape, x)), n)
+    scale *= alpha
+    scale += k
+    y = _power(scale, -beta)
+    y *= x
+    return y, scale
+
+
+def lrn_backward(
+    dy: Array, x: Array, scale: Array, *, n: int = 5, alpha: float = 1e-4, beta: float = 0.75
+) -> Array:
+    """Gradient of `lrn_forward` with respect to its input.
+
+    dx[..., c] = dy[..., c] scale[..., c]^-beta
+    - 2 alpha beta x[..., c] sum_{|d - c| <= (n - 1) / 2} dy[..., d] x[..., d] scale[..., d]^(-beta - 1).
+
+    Parameters
+    ----------
+    dy : (..., C) gradient with respect to y, float32 or float64
+    x, scale : input and scale of `lrn_forward`; a batch axis of length 1 serves every dy
+    n, alpha, beta : as in `lrn_forward`
+
+    Returns
+    -------
+    dx : like dy
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is not odd and positive.
+    TypeError
+        If dtypes or backends differ.
+    """
+    xp = check_same_dtype("lrn_backward", dy=dy, x=x, scale=scale)
+    _check("lrn_backward", n)
+    dx = xp.multiply(dy, _power(scale, -beta), out=empty(dy.shape, dy))
+    across = xp.multiply(dx, x, out=empty(dy.shape, dy))
+    across /= scale
+    across = _neighbour_sum(across, n)
+    across *= x
+    across *= 2 * alpha * beta
+    dx -= across
+    return dx
+
+
+def _neighbour_sum(a: Array, n: int) -> Array:
+    """Sum over the ``n`` nearest maps, fewer at both ends."""
+    total, c = empty(a.shape, a), a.shape[-1]
+    total[...] = a
+    for d in range(1, min(n // 2, c - 1) + 1):
+        total[..., d:] += a[..., :-d]
+        total[..., :-d] += a[..., d:]
+    return total
+
+
+def _power(a: Array, exponent: float) -> Array:
+    """``a ** exponent``; the usual -0.75 as two square roots, several times faster than a general power."""
+    xp, out = array_module(a), empty(a.shape, a)
+    if exponent != -0.75:
+        return xp.power(a, exponent, out=out)
+    root = xp.sqrt(a, out=empty(a.shape, a))
+    xp.sqrt(root, out=out)
+    out *= root
+    return xp.reciprocal(out, out=out)
+
+
+def _check(operation: str, n: int) -> None:
+    if n < 1 or n % 2 == 0:
+        raise ValueError(f"{operation}: n is {n}, it needs an odd number of maps")

@@ -1,0 +1,104 @@
+"""Max pooling with switches, and unpooling."""
+
+from refnet.backend import Array, array_module, check_same_dtype, empty, zeros
+from refnet.geometry import Window, pool_size
+from refnet.ops.windows import taps
+
+
+def pool_forward(
+    x: Array, *, size: int = 3, stride: int = 2, pad: int = 0, ceil: bool = True, switches: bool = True
+) -> tuple[Array, Array | None]:
+    """The largest value of each region, and where it was (section 2; switches: section 2.1, "Unpooling").
+
+    y[n, p, q, c] = max_{i, j} x[n, p stride + i - pad, q stride + j - pad, c] over the cells inside the image,
+    and switches[n, p, q, c] = i size + j of the first cell, in row order, that has this value.
+
+    Parameters
+    ----------
+    x : (N, H, W, C) maps, float32 or float64
+    size, stride, pad : side of a region, step between regions, cells on each side that belong to no image
+    ceil : let the last region hang over the edge (Caffe, the default) instead of leaving cells out
+    switches : False leaves them out (None), which is faster
+
+    Returns
+    -------
+    y : (N, P, Q, C)
+    switches : (N, P, Q, C) uint8, or None
+
+    Raises
+    ------
+    ValueError
+        If ``x`` has not four axes, the regions do not fit, or have more than 16 x 16 cells (switches are bytes).
+    TypeError
+        If ``x`` is neither float32 nor float64.
+    """
+    xp = check_same_dtype("pool_forward", x=x)
+    window = _check("pool_forward", x.shape, Window(size, stride, pad), ceil)
+    p, q = (pool_size(n, window, ceil=ceil) for n in x.shape[1:3])
+    y = empty((len(x), p, q, x.shape[-1]), x)
+    y.fill(-xp.inf)
+    where = empty(y.shape, x, "uint8") if switches else None
+    if where is not None:
+        where.fill(0)
+    for tap in taps(x.shape[1:3], (p, q), window):
+        best, cell = y[tap.out], x[tap.cell]
+        if where is not None:
+            # Taps come in rising order and only a strictly larger value wins, so the largest number is the winner's.
+            wins = xp.greater(cell, best, out=empty(best.shape, x, bool)).view("uint8")
+            wins *= xp.uint8(tap.row * size + tap.col)
+            xp.maximum(where[tap.out], wins, out=where[tap.out])
+        xp.maximum(best, cell, out=best)
+    return y, where
+
+
+def unpool(
+    r: Array, switches: Array, *, size: int = 3, stride: int = 2, pad: int = 0, ceil: bool = True, hw: tuple[int, int]
+) -> Array:
+    """Put each value back where its switch says (section 2.1, "Unpooling"): the adjoint of `pool_forward`.
+
+    x[n, h, v, c] = sum of r[n, p, q, c] over the regions (p, q) whose switch points at (h, v). Where regions overlap
+    a cell can win in several of them; their values *add*, as the gradient's do (a declared choice: the paper is
+    silent).
+
+    Parameters
+    ----------
+    r : (N, P, Q, C) signal on the pooled maps, float32 or float64
+    switches : (N, P, Q, C) uint8 of `pool_forward`; with N = 1 they serve every r
+    hw : height and width of the maps below
+
+    Returns
+    -------
+    x : (N, *hw, C)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit each other.
+    TypeError
+        If ``switches`` are not uint8 or the backends differ.
+    """
+    check_same_dtype("unpool", r=r)
+    xp = array_module(r, switches)
+    window = _check("unpool", (len(r), *hw, r.shape[-1]), Window(size, stride, pad), ceil)
+    needs = (*(pool_size(n, window, ceil=ceil) for n in hw), r.shape[-1])
+    if r.shape[1:] != needs or switches.shape not in (r.shape, (1, *needs)):
+        raise ValueError(
+            f"unpool: r is {r.shape} and switches {switches.shape}; pooling {hw} with {window} needs (N, {needs})"
+        )
+    if switches.dtype != xp.uint8:
+        raise TypeError(f"unpool: switches are {switches.dtype}, they must be the uint8 that pool_forward returned")
+    x = zeros((len(r), *hw, r.shape[-1]), r)
+    for tap in taps(hw, needs[:2], window):
+        here = switches[tap.out]
+        here = xp.equal(here, xp.uint8(tap.row * size + tap.col), out=empty(here.shape, r, bool))
+        x[tap.cell] += xp.multiply(r[tap.out], here, out=empty(r[tap.out].shape, r))
+    return x
+
+
+def _check(operation: str, x: tuple[int, ...], window: Window, ceil: bool) -> Window:
+    size, stride, pad = window
+    if len(x) != 4:
+        raise ValueError(f"{operation}: x is {x}, it needs (N, H, W, C)")
+    if not 0 <= pad < size <= 16 or stride < 1 or min(pool_size(n, window, ceil=ceil) for n in x[1:3]) < 1:
+        raise ValueError(f"{operation}: {window} does not fit x {x} (size at most 16, pad smaller than size)")
+    return window

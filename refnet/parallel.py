@@ -1,0 +1,70 @@
+"""Slices of a batch on threads.
+
+Where the slices are cut, and the order in which their results are added, depend on shapes alone, never on the
+number of threads; so neither do the bits of the result.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+from refnet.backend import Array, cores, one_blas_thread
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+
+def cut(n: int, size: int) -> list[slice]:
+    """``n`` items in consecutive slices of nearly equal length, at most ``size`` each."""
+    count = -(-n // size)
+    return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
+
+
+def run(work: Callable[[Part], Result], parts: Sequence[Part], *, threads: int | None = None) -> list[Result]:
+    """``[work(part) for part in parts]`` on ``threads`` threads (default: all cores), one BLAS thread each.
+
+    ``work`` must not call `run` itself. The first exception is raised once the parts already started have ended.
+    """
+    threads = min(threads or cores(), len(parts))
+    with one_blas_thread():
+        if threads <= 1:
+            return [work(part) for part in parts]
+        futures = [_pool(threads).submit(work, part) for part in parts]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            for future in futures:
+                if not future.cancelled():
+                    future.exception()
+            raise
+
+
+@cache
+def _pool(threads: int) -> Executor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="refnet")
+
+
+class OrderedSum:
+    """Adds arrays in the order of their index 0, 1, 2, ..., whichever arrives first."""
+
+    def __init__(self) -> None:
+        self.total: Array = None
+        self._lock = threading.Lock()
+        self._early: dict[int, Array] = {}
+        self._next = 0
+
+    def add(self, index: int, array: Array) -> None:
+        """Take the array of ``index``; it is the sum's from now on."""
+        with self._lock:
+            self._early[index] = array
+            while self._next in self._early:
+                array = self._early.pop(self._next)
+                if self.total is None:
+                    self.total = array
+                else:
+                    self.total += array
+                self._next += 1

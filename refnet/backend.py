@@ -183,6 +183,7 @@ class _OneBlasThread:
                     from threadpoolctl import ThreadpoolController
 
                     self.controller = ThreadpoolController()
+                self.free_control()
                 self.limit = self.controller.limit(limits=1, user_api="blas")
             self.users += 1
 
@@ -190,7 +191,15 @@ class _OneBlasThread:
         with self.lock:
             self.users -= 1
             if self.users == 0:
+                self.free_control()
                 self.limit.restore_original_limits()
+                self.free_control()
+
+    def free_control(self) -> None:
+        """threadpoolctl 3.8 ignores every thread but the first to set OpenBLAS's limit; ours may be another."""
+        for library in self.controller.lib_controllers:
+            if hasattr(library, "clear_controlling_thread"):
+                library.clear_controlling_thread(force=True)
 
 
 _blas = _OneBlasThread()

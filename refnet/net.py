@@ -7,7 +7,8 @@ Layers of maps run on a few images at a time, so that these stay in cache, and s
 first fully connected layer on, whose weights are large, the whole batch runs at once and the weights are cut.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +129,8 @@ def forward(
 ) -> tuple[Array, Trace]:
     """Like `predict`, but also returns the trace that `backward` and the deconvnet walk back.
 
-    With ``rng`` it is a training run: dropout draws its masks from it. ``x`` must not change while the trace is used.
+    With ``rng`` it is a training run: dropout draws its masks from it. ``x`` must not be written to while
+    the trace is used; ``y`` may.
     """
     arch = arch if stop is None else arch.upto(stop)
     shapes, masks = arch.shapes(), {}
@@ -186,7 +188,7 @@ def back_through(
     rules : what relu and normalisation do
     image : (S,) integers, the image of the trace that each signal belongs to; default: signal i to image i
     collect : called as collect(layer, index of the slice, dw, db) at every layer with weights; needs ``image`` None
-    to_input : False stops after the first layer's weights and returns None
+    to_input : False stops at the first layer's weights and returns None
 
     Returns
     -------
@@ -207,25 +209,37 @@ def back_through(
         raise ValueError(f"{len(r)} signals for images {list(image)[:9]}: one for each, from 0 to {trace.n - 1}")
     if array_module(r, trace.like) and r.dtype != trace.like.dtype:
         raise TypeError(f"the signal is {r.dtype}, but the trace {trace.like.dtype}")
-    layers = list(zip(arch.layers, [arch.input, *shapes.values()], strict=False))
+    layers = list(zip(arch.layers, [arch.input, *shapes.values()], strict=False))  # each with its input's shape
     split = _first_linear(arch)
+
+    def walk(
+        part: list[tuple[Layer, Shape]], index: int, kept: dict[str, Kept], r: Array, threads: int | None
+    ) -> Array:
+        for layer, below in reversed(part):
+            if collect is not None and isinstance(layer, Conv | Linear):
+                collect(layer.name, index, *grads(layer, kept[layer.name], r, threads=threads))
+            if layer is arch.layers[0] and not to_input:
+                return None
+            with _naming(layer):
+                p = params.get(layer.name, {})
+                r = back(layer, p, kept[layer.name], r, below=below, rules=rules, threads=threads)
+        return r
 
     if split < len(layers):
         kept = trace.units.kept if image is None else _rows(trace.units.kept, image)
-        r = _walk_back(layers[split:], kept, params, r, rules, 0, collect, split > 0 or to_input, trace.threads)
+        r = walk(layers[split:], 0, kept, r, trace.threads)
     if split == 0:
         return r
+    pixels = empty((len(r), *arch.input), r) if to_input else None
 
-    below = empty((len(r), *arch.input), r) if to_input else None
-
-    def walk(work: tuple[int, Piece, slice | Array]) -> None:
+    def walk_maps(work: tuple[int, Piece, slice | Array]) -> None:
         index, piece, signals = work
-        out = _walk_back(layers[:split], piece.kept, params, r[signals], rules, index, collect, to_input, 1)
-        if below is not None:
-            below[signals] = out
+        out = walk(layers[:split], index, piece.kept, r[signals], 1)
+        if pixels is not None:
+            pixels[signals] = out
 
-    parallel.run(walk, list(_signals(trace, image)), threads=trace.threads)
-    return below
+    parallel.run(walk_maps, list(_signals(trace, image)), threads=trace.threads)
+    return pixels
 
 
 def _signals(trace: Trace, image: Array | None) -> Iterable[tuple[int, Piece, slice | Array]]:
@@ -261,70 +275,45 @@ def _run(
     if x.ndim != 4 or x.shape[1:] != arch.input:
         raise ValueError(f"{arch.name}: x is {x.shape}, it needs (N, {', '.join(map(str, arch.input))})")
     split, shapes = _first_linear(arch), [arch.input, *arch.shapes().values()]
+
+    def climb(layers: tuple[Layer, ...], x: Array, piece: Piece, threads: int | None) -> Array:
+        own = False  # whether x is nobody else's
+        for layer in layers:
+            mask = masks[layer.name][piece.images] if layer.name in masks else None
+            with _naming(layer):
+                p = params.get(layer.name, {})
+                y, kept = forward_layer(layer, p, x, mask=mask, keep=keep, own=own, threads=threads)
+            if keep:
+                piece.kept[layer.name] = kept
+            if watch is not None:
+                watch(layer.name, piece.images, y)
+            x, own = y, isinstance(layer, Conv | Linear)
+        return x
+
     y = empty((len(x), *shapes[split]), x) if split else x
 
-    def run(images: slice) -> Piece:
+    def climb_maps(images: slice) -> Piece:
         piece = Piece(images, {})
-        part = {name: mask[images] for name, mask in masks.items()}
-        y[images] = _run_layers(arch.layers[:split], params, x[images], piece, keep, part, watch, 1)
+        y[images] = climb(arch.layers[:split], x[images], piece, 1)
         return piece
 
-    maps = tuple(parallel.run(run, slices(arch, len(x)), threads=threads)) if split else ()
+    maps = tuple(parallel.run(climb_maps, slices(arch, len(x)), threads=threads)) if split else ()
     units = Piece(slice(0, len(x)), {})
     if split < len(arch.layers):
-        y = _run_layers(arch.layers[split:], params, y, units, keep, masks, watch, threads)
+        y = climb(arch.layers[split:], y, units, threads)
+        y = y.copy() if keep else y  # the trace may keep it as the output of a relu
     return y, maps if keep else (), units
 
 
-def _run_layers(
-    layers: tuple[Layer, ...],
-    params: Params,
-    x: Array,
-    piece: Piece,
-    keep: bool,
-    masks: dict[str, Array],
-    watch: Watch | None,
-    threads: int | None,
-) -> Array:
-    """Run ``layers`` on one slice of the batch; what their way back needs goes into ``piece``."""
-    own = False  # whether x is nobody else's
-    for layer in layers:
-        try:
-            y, kept = forward_layer(
-                layer, params.get(layer.name, {}), x, mask=masks.get(layer.name), keep=keep, own=own, threads=threads
-            )
-        except KeyError as error:
-            raise ValueError(f"layer {layer.name}: there is no parameter {error}") from None
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"layer {layer.name}: {error}") from error
-        if keep:
-            piece.kept[layer.name] = kept
-        if watch is not None:
-            watch(layer.name, piece.images, y)
-        x, own = y, isinstance(layer, Conv | Linear)
-    return x
-
-
-def _walk_back(
-    layers: list[tuple[Layer, Shape]],
-    kept: dict[str, Kept],
-    params: Params,
-    r: Array,
-    rules: Rules,
-    index: int,
-    collect: Collect | None,
-    to_input: bool,
-    threads: int | None,
-) -> Array:
-    """Walk one slice of signals back through ``layers``, given with the shape of their input."""
-    for depth, (layer, below) in reversed(list(enumerate(layers))):
-        if collect is not None and isinstance(layer, Conv | Linear):
-            collect(layer.name, index, *grads(layer, kept[layer.name], r, threads=threads))
-        if depth == 0 and not to_input:
-            break
-        p = params.get(layer.name, {})
-        r = back(layer, p, kept[layer.name], r, below=below, rules=rules, threads=threads)
-    return r
+@contextmanager
+def _naming(layer: Layer) -> Iterator[None]:
+    """Put the layer's name in front of what is wrong with it."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"layer {layer.name}: there is no parameter {error}") from None
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"layer {layer.name}: {error}") from error
 
 
 def _first_linear(arch: Arch) -> int:

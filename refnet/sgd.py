@@ -1,6 +1,7 @@
 """Stochastic gradient descent as in section 3: momentum, weight decay, and the filters' RMS clip."""
 
 import math
+from typing import Any
 
 from refnet import parallel
 from refnet.arch import Params
@@ -46,9 +47,11 @@ def step(
             if g is None or v is None or not g.shape == v.shape == w.shape:
                 raise ValueError(f"sgd: gradient or velocity of {name}/{key} is missing or not {w.shape}")
             check_same_dtype(f"sgd: {name}/{key}", w=w, g=g, v=v)
-            w, g, v = (each.reshape(-1) for each in (w, g, v))
-            for block in parallel.cut(w.size, _BLOCK):
-                work.append((w[block], g[block], v[block], decay if key == "w" else 0.0))
+            parts: list[Any] = [...]
+            if all(each.flags.c_contiguous for each in (w, g, v)):  # else reshape would update a copy
+                w, g, v = (each.reshape(-1) for each in (w, g, v))
+                parts = parallel.cut(w.size, _BLOCK)
+            work += [(w[part], g[part], v[part], decay if key == "w" else 0.0) for part in parts]
 
     def update(block: tuple[Array, Array, Array, float]) -> None:
         w, g, v, decay = block

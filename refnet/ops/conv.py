@@ -45,9 +45,7 @@ def conv_forward(x: Array, w: Array, b: Array, *, stride: int = 1, pad: int = 0,
     return y
 
 
-def conv_transpose(
-    r: Array, w: Array, *, stride: int = 1, pad: int = 0, hw: tuple[int, int], groups: int = 1
-) -> Array:
+def conv_transpose(r: Array, w: Array, *, stride: int = 1, pad: int = 0, hw: tuple[int, int], groups: int = 1) -> Array:
     """Filter with the transposed filters (section 2.1, "Filtering"): the adjoint of `conv_forward` without bias.
 
     x[n, h, v, c] = sum_{i, j, m} r[n, p, q, m] w[i, j, c, m] over all p, q with p stride + i - pad = h and
@@ -142,9 +140,7 @@ def _rows(columns: Array, n: int) -> Array:
     return columns.reshape(n, columns.shape[3] * columns.shape[4] * columns.shape[5])
 
 
-def _check(
-    operation: str, x: tuple[int, ...], w: tuple[int, ...], stride: int, pad: int, groups: int
-) -> Window:
+def _check(operation: str, x: tuple[int, ...], w: tuple[int, ...], stride: int, pad: int, groups: int) -> Window:
     if len(x) != 4 or len(w) != 4 or w[0] != w[1]:
         raise ValueError(f"{operation}: x is {x} and w {w}; it needs x (N, H, W, C) and w (K, K, C, M)")
     if x[3] != w[2] * groups or w[3] % groups:

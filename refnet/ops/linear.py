@@ -22,9 +22,7 @@ def linear_forward(x: Array, w: Array, b: Array, *, out: Array | None = None) ->
     """
     xp = check_same_dtype("linear_forward", x=x, w=w, b=b, out=out)
     if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0] or b.shape != (w.shape[1],):
-        raise ValueError(
-            f"linear_forward: x is {x.shape}, w {w.shape}, b {b.shape}; it needs (N, I), (I, U) and (U,)"
-        )
+        raise ValueError(f"linear_forward: x is {x.shape}, w {w.shape}, b {b.shape}; it needs (N, I), (I, U) and (U,)")
     y = xp.matmul(x, w, out=empty((len(x), w.shape[1]), x) if out is None else out)
     y += b
     return y

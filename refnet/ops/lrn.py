@@ -41,9 +41,7 @@ def lrn_forward(
     return y, scale
 
 
-def lrn_backward(
-    dy: Array, x: Array, scale: Array, *, n: int = 5, alpha: float = 1e-4, beta: float = 0.75
-) -> Array:
+def lrn_backward(dy: Array, x: Array, scale: Array, *, n: int = 5, alpha: float = 1e-4, beta: float = 0.75) -> Array:
     """Gradient of `lrn_forward` with respect to its input.
 
     dx[..., c] = dy[..., c] scale[..., c]^-beta

@@ -1,0 +1,71 @@
+# refnet: `make help` lists the targets.
+
+DATA    ?=
+ARCH    ?= $(if $(DATA),small,mini)
+EPOCHS  ?= $(if $(DATA),40,12)
+DEVICE  ?= auto
+SEED    ?= 0
+RECIPE  ?= default
+RUN     ?= $(notdir $(patsubst %/,%,$(or $(DATA),scenes)))-$(ARCH)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
+WEIGHTS ?= weights/$(RUN).h5
+OUT     ?= out/$(RUN)
+PYTHON  ?= python3
+
+PY       := .venv/bin/python
+data_arg  = $(if $(DATA),--data "$(DATA)")
+
+.DEFAULT_GOAL := help
+.PHONY: help train evaluate visualize describe test test-all test-gpu lint oracles clean
+
+help: ## list the targets
+	@echo 'make TARGET [DATA=folder-of-classes] [ARCH=$(ARCH)] [EPOCHS=$(EPOCHS)] [DEVICE=auto|cpu|cuda] [RUN=name] [SEED=0]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+train: .venv/core ## train on DATA (default: drawn scenes), write weights/RUN.h5 and the sheet out/RUN/features.png
+	$(PY) tools/train.py $(data_arg) --arch $(ARCH) --epochs $(EPOCHS) --seed $(SEED) --device $(DEVICE) \
+	  --recipe $(RECIPE) --out "$(WEIGHTS)" --resume
+	$(PY) tools/visualize.py "$(WEIGHTS)" $(data_arg) --device $(DEVICE) --out "$(OUT)"
+
+evaluate: .venv/core ## top-1, top-5 and per class of WEIGHTS (default: weights/RUN.h5) on DATA
+	$(PY) tools/evaluate.py "$(WEIGHTS)" $(data_arg) --device $(DEVICE)
+
+visualize: .venv/core ## Figure 2 of WEIGHTS on DATA: top-9 projections of every convolution, into OUT
+	$(PY) tools/visualize.py "$(WEIGHTS)" $(data_arg) --device $(DEVICE) --out "$(OUT)"
+
+describe: .venv/core ## print what WEIGHTS holds
+	$(PY) tools/describe.py "$(WEIGHTS)"
+
+test: .venv/dev ## everything that a CPU can check in minutes
+	$(PY) -m pytest -q
+
+test-all: .venv/dev ## the long tests as well
+	$(PY) -m pytest -q -m "not gpu"
+
+test-gpu: .venv/dev ## what needs a CUDA device
+	$(PY) -m pytest -q -m gpu
+
+lint: .venv/dev ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+oracles: .venv/dev ## install PyTorch and Captum, so that the tests compare with them too
+	$(PY) -m pip install -q 'torch==2.13.0+cpu' || $(PY) -m pip install -q torch
+	$(PY) -m pip install -q 'captum>=0.8'
+
+clean: ## remove what make and the tests made, but no weights and no build/
+	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+.venv/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$$($(PYTHON) --version) found, refnet needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/core: .venv/python pyproject.toml
+	$(PY) -m pip install -q --disable-pip-version-check -e .
+	touch $@
+
+.venv/dev: .venv/python pyproject.toml
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
+	touch $@ .venv/core

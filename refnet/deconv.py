@@ -1,0 +1,143 @@
+"""The deconvnet (section 2.1): find a map's strongest activations and project them back to pixels."""
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from refnet.arch import Params
+from refnet.backend import Array, to_host, zeros
+from refnet.layers import DECONV, GRADIENT, GUIDED, RULES, Rules
+from refnet.net import Trace, back_through
+
+__all__ = ["DECONV", "GRADIENT", "GUIDED", "RULES", "Strongest", "Strongests", "project", "seeds", "strongest"]
+
+
+def project(trace: Trace, params: Params, seed: Array, *, rules: Rules = DECONV, image: Array | None = None) -> Array:
+    """Project activations of the trace's last layer down to pixels (section 2.1: unpool, rectify, filter).
+
+    Parameters
+    ----------
+    trace : of `refnet.net.forward`, without ``rng``, stopped at the layer to look at; with the same ``params``
+    seed : (S, *shape of the last output), the activations to project, zero elsewhere (`seeds` makes them)
+    rules : `DECONV`, `GUIDED`, or `GRADIENT`, for which ``seed`` times the gradient comes out
+    image : (S,) image of the trace that each seed belongs to; default: seed i to image i
+
+    Returns
+    -------
+    r : (S, H, W, C), signed: nothing is rectified after the last filtering. In the units of the input as scaled.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or an image is out of range.
+    TypeError
+        If dtypes or backends differ.
+    """
+    return back_through(trace, params, seed, rules=rules, image=image)
+
+
+def seeds(y: Array, image: Array, maps: Array, row: Array | None = None, col: Array | None = None) -> Array:
+    """One activation each and zeros elsewhere: what `project` starts from (section 2.1).
+
+    Parameters
+    ----------
+    y : (N, P, Q, M) or (N, M) output of the layer
+    image, maps, row, col : (S,) indices into ``y``; without rows and columns for a layer of units
+
+    Returns
+    -------
+    (S, P, Q, M) or (S, M)
+    """
+    where = (maps,) if row is None or y.ndim == 2 else (row, col, maps)
+    seed = zeros((len(image), *y.shape[1:]), y)
+    seed[(np.arange(len(image)), *where)] = y[(image, *where)]
+    return seed
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """The strongest activations of every map of a layer, (M, top) arrays, strongest first.
+
+    ``image`` is the index in the data, ``row`` and ``col`` the position in the map (0 for a layer of units).
+    Equal values are ranked by image, then position; ranks that found no image have image -1 and value -inf.
+    """
+
+    value: np.ndarray
+    image: np.ndarray
+    row: np.ndarray
+    col: np.ndarray
+
+
+def strongest(y: Array, *, top: int = 9, one_per_image: bool = True) -> Strongest:
+    """The ``top`` strongest activations of each map of y (N, P, Q, M) or (N, M).
+
+    Whether the paper's nine come from nine images is not said; here they do, unless ``one_per_image`` is False.
+    """
+    found = Strongests(top=top, one_per_image=one_per_image)
+    found.watch("", np.arange(len(y)), y)
+    return found.of("")
+
+
+class Strongests:
+    """Collects the strongest activations of all maps of several layers in one pass over the data.
+
+    Pass `watch` to `refnet.features.stream`. Neither threads nor the order of arrival change the result.
+    """
+
+    def __init__(self, layers: tuple[str, ...] | None = None, *, top: int = 9, one_per_image: bool = True) -> None:
+        if top < 1:
+            raise ValueError(f"top is {top}, it needs 1 or more")
+        self.layers, self.top, self.one_per_image = layers, top, one_per_image
+        self._best: dict[str, dict[str, np.ndarray]] = {}
+        self._shape: dict[str, tuple[int, ...]] = {}
+        self._lock = threading.Lock()
+
+    def watch(self, layer: str, images: np.ndarray, y: Array) -> None:
+        """Take in the layer's output y (n, P, Q, M) or (n, M) for the data's images (n,)."""
+        if self.layers is not None and layer not in self.layers:
+            return
+        n, maps = len(y), y.shape[-1]
+        flat = y.reshape(n, -1, maps)
+        peaks = to_host(flat.max(axis=1))
+        with self._lock:
+            best = self._best.setdefault(layer, self._nothing(maps))
+            self._shape[layer] = tuple(y.shape[1:-1])
+            least = best["value"][:, -1].copy()
+        # Most images have nothing new for most maps: only those at or above a map's weakest are looked into.
+        new_image, new_map = np.nonzero(peaks >= least)
+        if not len(new_map):
+            return
+        columns = to_host(flat[new_image, :, new_map])
+        per_image = 1 if self.one_per_image else min(self.top, columns.shape[1])
+        places = (
+            np.argsort(-columns, axis=1, kind="stable")[:, :per_image]
+            if per_image > 1
+            else (columns.argmax(axis=1)[:, None])
+        )
+        found = {
+            "value": np.take_along_axis(columns, places, axis=1),
+            "image": np.broadcast_to(images[new_image, None], places.shape),
+            "place": places,
+        }
+        with self._lock:
+            for m in np.unique(new_map):
+                rows = new_map == m
+                both = {key: np.concatenate([best[key][m], found[key][rows].ravel()]) for key in best}
+                order = np.lexsort((both["place"], both["image"], -both["value"]))[: self.top]
+                for key in best:
+                    best[key][m] = both[key][order]
+
+    def of(self, layer: str) -> Strongest:
+        """What was found for a layer."""
+        best, shape = self._best[layer], self._shape[layer]
+        row, col = np.divmod(best["place"], shape[1]) if len(shape) == 2 else (0 * best["place"],) * 2
+        return Strongest(best["value"].copy(), best["image"].copy(), row, col)
+
+    def _nothing(self, maps: int) -> dict[str, np.ndarray]:
+        shape = (maps, self.top)
+        return {
+            "value": np.full(shape, -np.inf),
+            "image": np.full(shape, -1),
+            "place": np.zeros(shape, np.int64),
+        }

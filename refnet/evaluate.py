@@ -1,0 +1,86 @@
+"""Error rates: top-1, top-5 and per class, of one network or an ensemble."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from refnet.backend import Array
+from refnet.datasets import Dataset
+from refnet.features import stream
+from refnet.ops.loss import softmax
+from refnet.weights import Checkpoint
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Fractions correct, and the mean cross-entropy in nats.
+
+    ``per_class`` holds the top-1 fraction of each class by name; ``images`` counts those that could be read.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    per_class: dict[str, float]
+    images: int
+
+
+def probabilities(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    *,
+    ten_crop: bool = False,
+    batch: int = 64,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> tuple[Array, Array]:
+    """Softmax of every image (N, classes) float64, with ten crops their mean (section 3), and the labels (N,)."""
+    found = [
+        (softmax(y.astype(np.float64)), labels)
+        for y, labels, _ in stream(checkpoint, dataset, ten_crop=ten_crop, batch=batch, device=device, threads=threads)
+    ]
+    if not found:
+        raise ValueError(f"none of the {len(dataset)} images could be read")
+    p, labels = (np.concatenate(each) for each in zip(*found, strict=True))
+    return p.mean(axis=1) if ten_crop else p, labels
+
+
+def score(p: Array, labels: Array, classes: Sequence[str]) -> Scores:
+    """Scores of class probabilities p (N, classes) against labels (N,)."""
+    right = p[np.arange(len(p)), labels]
+    # How many classes are at least as probable: ties count against the network.
+    rank = (p >= right[:, None]).sum(axis=1)
+    hit = rank == 1
+    return Scores(
+        top1=float(hit.mean()),
+        top5=float((rank <= 5).mean()),
+        loss=float(-np.log(np.maximum(right, 1e-300)).mean()),
+        per_class={name: float(hit[labels == i].mean()) for i, name in enumerate(classes) if (labels == i).any()},
+        images=len(p),
+    )
+
+
+def evaluate(
+    checkpoints: Sequence[Checkpoint],
+    dataset: Dataset,
+    *,
+    ten_crop: bool = False,
+    batch: int = 64,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Scores:
+    """Scores of a network, or of several as an ensemble: the mean of their softmax outputs (Table 2).
+
+    Raises
+    ------
+    ValueError
+        If the networks differ in their classes or none is given.
+    """
+    if not checkpoints or any(each.classes != checkpoints[0].classes for each in checkpoints):
+        raise ValueError(f"an ensemble needs networks of the same classes, got {len(checkpoints)} of different ones")
+    results = [
+        probabilities(each, dataset, ten_crop=ten_crop, batch=batch, device=device, threads=threads)
+        for each in checkpoints
+    ]
+    return score(np.mean([p for p, _ in results], axis=0), results[0][1], dataset.classes)

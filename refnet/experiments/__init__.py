@@ -1,0 +1,1 @@
+"""One module for each figure or table: ``run`` returns a dataclass of arrays and numbers; no files, no printing."""

@@ -1,0 +1,141 @@
+"""Figure 2: the strongest activations of a layer's maps, projected to pixels, beside the patches that caused them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from refnet import images, net
+from refnet.arch import Arch
+from refnet.backend import to_device, to_host
+from refnet.datasets import Dataset
+from refnet.deconv import DECONV, Strongest, Strongests, project, seeds
+from refnet.features import stream
+from refnet.layers import Rules
+from refnet.weights import Checkpoint
+
+_SEED_BYTES = 1 << 28  # seeds and projections worked on at a time
+
+
+@dataclass(frozen=True)
+class LayerFeatures:
+    """What excites some maps of one layer.
+
+    Attributes
+    ----------
+    layer : its name
+    maps : (K,) the maps shown
+    strongest : their strongest activations, (K, top) arrays
+    boxes : (K, top, 4) receptive field of each, rows and columns of the crop, not clipped: row0, col0, row1, col1
+    projections : (K, top, h, w, 3) float32, signed, cut to the receptive field; 0 beyond the image
+    patches : (K, top, h, w, 3) uint8, the image there; 128 beyond the image
+    """
+
+    layer: str
+    maps: np.ndarray
+    strongest: Strongest
+    boxes: np.ndarray
+    projections: np.ndarray
+    patches: np.ndarray
+
+
+def run(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    *,
+    layers: Sequence[str],
+    maps: int | None = 16,
+    top: int = 9,
+    one_per_image: bool = True,
+    rules: Rules = DECONV,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: Callable[[int], None] = lambda images: None,
+) -> list[LayerFeatures]:
+    """Find the strongest activations of all maps of the layers in one pass, and project those of some maps.
+
+    Parameters
+    ----------
+    layers : names of the layers to start from
+    maps : how many maps of each layer to show, drawn at random with ``seed`` as in the paper; None shows all
+    top : activations of each map
+    one_per_image : whether they must come from different images (the paper does not say)
+    rules : of the projection, `refnet.deconv.DECONV` by default
+    progress : called with the number of images done
+
+    Raises
+    ------
+    ValueError
+        If a layer does not exist, or no image can be read.
+    """
+    arch = checkpoint.arch
+    last = max(layers, key=arch.index)
+    found = Strongests(tuple(layers), top=top, one_per_image=one_per_image)
+    done = 0
+    for y, _, _ in stream(checkpoint, dataset, layer=last, watch=found.watch, device=device, threads=threads):
+        done += len(y)
+        progress(done)
+    if not done:
+        raise ValueError(f"none of the {len(dataset)} images could be read")
+    rng = np.random.default_rng(seed)
+    features = []
+    for layer in layers:
+        best = found.of(layer)
+        total = len(best.value)
+        shown = np.arange(total) if maps is None else np.sort(rng.permutation(total)[:maps])
+        chosen = Strongest(*(getattr(best, each)[shown] for each in ("value", "image", "row", "col")))
+        features.append(_features(checkpoint, dataset, layer, shown, chosen, rules, device, threads))
+    return features
+
+
+def _features(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    layer: str,
+    maps: np.ndarray,
+    best: Strongest,
+    rules: Rules,
+    device: str,
+    threads: int | None,
+) -> LayerFeatures:
+    """Project the strongest activations of ``maps``, a few images at a time."""
+    arch = checkpoint.arch.upto(layer)
+    boxes = _boxes(arch, layer, best)
+    size = boxes[0, 0, 2] - boxes[0, 0, 0], boxes[0, 0, 3] - boxes[0, 0, 1]
+    projections = np.zeros((*best.value.shape, *size, 3), np.float32)
+    patches = np.full(projections.shape, 128, np.uint8)
+    params = {name: {k: to_device(a, device) for k, a in p.items()} for name, p in checkpoint.params.items()}
+    number, rank = np.nonzero(best.image >= 0)  # of each activation: its map's place in ``maps``, and its rank
+    order = np.argsort(best.image[number, rank], kind="stable")
+    per_seed = 4 * (np.prod(arch.shapes()[layer]) + np.prod(arch.input))
+    for part in np.array_split(order, -(-len(order) * per_seed // _SEED_BYTES)) if len(order) else ():
+        where = number[part], rank[part]
+        of, image = np.unique(best.image[where], return_inverse=True)
+        pixels = images.centre_crop(np.stack([dataset.image(i) for i in of]), arch.input[0])
+        mean = images.centre_crop(checkpoint.mean[None], arch.input[0])[0]
+        x = to_device(images.normalise(pixels, mean, checkpoint.scale), device)
+        y, trace = net.forward(arch, params, x, threads=threads)
+        seed = seeds(y, image, maps[where[0]], best.row[where], best.col[where])
+        r = to_host(project(trace, params, seed, rules=rules, image=image))
+        for k, place in enumerate(zip(*where, strict=True)):
+            _cut(r[k], boxes[place], projections[place])
+            _cut(pixels[image[k]], boxes[place], patches[place])
+    return LayerFeatures(layer, maps, best, boxes, projections, patches)
+
+
+def _boxes(arch: Arch, layer: str, best: Strongest) -> np.ndarray:
+    """Receptive field of every activation; the whole image for a layer of units."""
+    if len(arch.shapes()[layer]) == 1:
+        return np.broadcast_to([0, 0, *arch.input[:2]], (*best.value.shape, 4))
+    field = arch.field(layer)
+    return np.array(
+        [[field.box(*at) for at in zip(*each, strict=True)] for each in zip(best.row, best.col, strict=True)]
+    )
+
+
+def _cut(image: np.ndarray, box: np.ndarray, into: np.ndarray) -> None:
+    """Copy the box of the image; what lies beyond the image is left as it is."""
+    row0, col0, row1, col1 = box
+    rows, cols = slice(max(row0, 0), min(row1, len(image))), slice(max(col0, 0), min(col1, image.shape[1]))
+    into[rows.start - row0 : rows.stop - row0, cols.start - col0 : cols.stop - col0] = image[rows, cols]

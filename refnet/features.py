@@ -1,0 +1,66 @@
+"""Stream a data set through a network."""
+
+from collections.abc import Callable, Generator
+
+import numpy as np
+
+from refnet import loader, net
+from refnet.backend import Array, to_device, to_host
+from refnet.datasets import Dataset
+from refnet.weights import Checkpoint
+
+# Called with the layer's name, the data set's indices of some images, and the layer's output for them.
+Watch = Callable[[str, np.ndarray, Array], None]
+
+
+def stream(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    *,
+    layer: str | None = None,
+    ten_crop: bool = False,
+    batch: int = 64,
+    watch: Watch | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Generator[tuple[np.ndarray, np.ndarray, np.ndarray], None, None]:
+    """Output of ``layer`` for every image, a batch at a time, from the centre crop or the mean over the ten crops.
+
+    Parameters
+    ----------
+    checkpoint : network, mean and scale
+    dataset : images of the mean's side
+    layer : name; default the last (logits). With ``ten_crop`` its softmax should be averaged, so use `probabilities`
+    watch : sees every layer's output for slices of the batch, from several threads (`refnet.net.predict`)
+
+    Yields
+    ------
+    y : (n, *shape of the layer), or (n, 10, *shape) with ``ten_crop``
+    labels, indices : (n,) int64; bad images are missing
+    """
+    params = {name: {key: to_device(a, device) for key, a in p.items()} for name, p in checkpoint.params.items()}
+    batches = loader.in_order(
+        dataset,
+        batch=max(1, batch // 10) if ten_crop else batch,
+        size=checkpoint.arch.input[0],
+        mean=checkpoint.mean,
+        scale=checkpoint.scale,
+        ten_crop=ten_crop,
+    )
+    for x, labels, indices in batches:
+        flat = x.reshape(-1, *checkpoint.arch.input)
+
+        def seen(name: str, part: slice, y: Array, indices: np.ndarray = indices) -> None:
+            assert watch is not None
+            watch(name, indices[part], y)
+
+        y = net.predict(
+            checkpoint.arch,
+            params,
+            to_device(flat, device),
+            stop=layer,
+            watch=seen if watch is not None else None,
+            threads=threads,
+        )
+        host = to_host(y)
+        yield host.reshape(*x.shape[: x.ndim - 3], *host.shape[1:]), labels, indices

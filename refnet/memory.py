@@ -1,0 +1,77 @@
+"""How much memory a training step needs, and how much there is."""
+
+import math
+from pathlib import Path
+
+from refnet import net
+from refnet.arch import Arch, Conv, Dropout, Norm, Pool, Relu
+from refnet.backend import cores
+
+_FLOAT = 4
+_BATCHES_AHEAD = 4  # that the loader has made before they are asked for
+_ROUNDING = 1.15  # the arena rounds sizes up
+
+
+def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int:
+    """Bytes that a float32 training step on ``batch`` images holds at its peak: an estimate, good to about 20 %.
+
+    Weights, gradients and velocities; the trace; the unfolded windows of the slices under way; images made ahead.
+    """
+    values = 0.0  # of the trace, per image
+    shapes = arch.shapes()
+    for layer in arch.layers:
+        size = math.prod(shapes[layer.name])
+        match layer:
+            case Relu():
+                pass  # overwrites its input
+            case Pool():
+                values += 1.25 * size  # and a byte for each switch
+            case Norm() | Dropout():
+                values += 2 * size  # and the scale or the mask
+            case _:
+                values += size
+    images = (1 + _BATCHES_AHEAD) * math.prod(arch.input)
+    slices = net.slices(arch, batch)
+    width = slices[0].stop if slices else 0
+    unfolded = max(
+        (math.prod(shapes[conv.name][:2]) * math.prod(arch.param_shapes()[conv.name]["w"][:-1]) * conv.groups)
+        for conv in arch.layers
+        if isinstance(conv, Conv)
+    )
+    largest = max(math.prod(shape) for shape in shapes.values())
+    scratch = min(threads or cores(), len(slices)) * width * (2 * unfolded + 4 * largest)
+    return int(_FLOAT * (3 * arch.param_count() + _ROUNDING * (batch * (values + images) + scratch)))
+
+
+def available_bytes() -> float:
+    """Bytes that this process may still take: of the machine or of its control group; infinite where unknown."""
+    free = math.inf
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = 1024 * float(lines["MemAvailable"].split()[0])
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = float(Path("/sys/fs/cgroup/memory.current").read_text())
+        return free if limit == "max" else min(free, float(limit) - used)
+    except (OSError, KeyError, ValueError):
+        return free
+
+
+def check_batch(arch: Arch, batch: int, *, threads: int | None = None) -> int:
+    """`training_bytes`, if they are there.
+
+    Raises
+    ------
+    ValueError
+        If they are not: names the largest batch that fits.
+    """
+    needs, there = training_bytes(arch, batch, threads=threads), available_bytes()
+    if needs <= there:
+        return needs
+    fits = batch
+    while fits and training_bytes(arch, fits, threads=threads) > there:
+        fits //= 2
+    advice = f"a batch of {fits} fits" if fits else "not even one image fits"
+    raise ValueError(
+        f"a training step of {arch.name} on {batch} images needs about {needs / 1e9:.1f} GB of memory, "
+        f"{there / 1e9:.1f} GB are free; {advice}"
+    )

@@ -1,0 +1,229 @@
+"""Training as in section 3: recipes, the loop, and going on where it stopped.
+
+Every random draw comes from a stream named by (seed, purpose, epoch, step); so the state of a training is its
+arrays and its place, and going on from a checkpoint gives the bits that going straight through would have given.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from refnet import loader, net, sgd
+from refnet.arch import Arch, Params
+from refnet.backend import to_device, to_host
+from refnet.datasets import Dataset
+from refnet.evaluate import probabilities, score
+from refnet.images import Augment
+from refnet.ops.loss import cross_entropy
+from refnet.weights import Checkpoint
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The declared choices of a training; stored with the weights.
+
+    ``schedule`` is "one-cycle" (a linear rise to ``rate``, then a cosine down to 0), "plateau" (divide by
+    ``drop`` when the validation error has not improved for ``patience`` epochs) or, by hand, pairs of
+    (first epoch, rate). ``scale`` multiplies the pixels less the mean.
+    """
+
+    name: str
+    init: str
+    scale: float
+    batch: int
+    rate: float
+    schedule: str | tuple[tuple[int, float], ...]
+    augment: Augment
+    momentum: float = 0.9
+    decay: float = 5e-4
+    clip: float = 0.1
+    warmup: float = 0.2
+    drop: float = 10.0
+    patience: int = 5
+
+
+# What the paper says; weight decay and the factor of the drops are Krizhevsky's.
+PAPER = Recipe(
+    name="paper", init="paper", scale=1.0, batch=128, rate=1e-2, schedule="plateau", augment=Augment(crops="ten")
+)  # fmt: skip
+# What trains small networks from scratch in an hour.
+DEFAULT = Recipe(
+    name="default", init="he", scale=1 / 64, batch=64, rate=0.03, schedule="one-cycle",
+    augment=Augment(crops="random", area=(0.4, 1.0), aspect=1.25, colour=0.2),
+)  # fmt: skip
+RECIPES = {recipe.name: recipe for recipe in (DEFAULT, PAPER)}
+
+_INIT, _ORDER, _DROPOUT = range(3)  # purposes of the random streams
+
+
+def image_side(arch: Arch) -> int:
+    """Side that images are resized to before the crop: 256 for 224 (section 3), 128 for 112, 64 for 56."""
+    return max(32 * round(arch.input[0] / 28), arch.input[0])
+
+
+def begin(arch: Arch, recipe: Recipe, data: Dataset, *, epochs: int, seed: int) -> Checkpoint:
+    """A network before its first step; reads all images once for their per-pixel mean.
+
+    Raises
+    ------
+    ValueError
+        If the network's outputs are fewer than the data's classes, or no image can be read.
+    """
+    rng = np.random.default_rng([seed, _INIT])
+    params = net.init_params(arch, rng=rng, init=recipe.init)
+    return Checkpoint(
+        arch,
+        params,
+        loader.mean_image(data),
+        scale=recipe.scale,
+        classes=data.classes,
+        recipe=declared(recipe, epochs),
+        seed=seed,
+        optimizer=sgd.zeros_like(params),
+        rng=asdict(Progress()),
+    )
+
+
+def declared(recipe: Recipe, epochs: int) -> dict[str, Any]:
+    """All choices of a training as JSON gives them back, as they are stored with the weights."""
+    stored: dict[str, Any] = json.loads(json.dumps({**asdict(recipe), "epochs": epochs}))
+    return stored
+
+
+@dataclass
+class Progress:
+    """Where in the epoch a training is: steps done, and sums over their images."""
+
+    step: int = 0
+    images: int = 0
+    loss: float = 0.0
+    correct: int = 0
+    clipped: int = 0
+    seconds: float = 0.0
+
+
+def learning_rate(recipe: Recipe, done: float, epochs: int, val_errors: list[float]) -> float:
+    """Rate after ``done`` epochs (with fraction) of ``epochs``; ``val_errors`` has one value per epoch done."""
+    if not isinstance(recipe.schedule, str):
+        return [rate for first, rate in recipe.schedule if first <= done][-1]
+    if recipe.schedule == "plateau":
+        drops, best, since = 0, math.inf, 0
+        for error in val_errors:
+            best, since = (error, 0) if error < best else (best, since + 1)
+            if since == recipe.patience:
+                drops, since = drops + 1, 0
+        return recipe.rate / recipe.drop**drops
+    share = done / epochs
+    if share < recipe.warmup:
+        return recipe.rate * (0.1 + 0.9 * share / recipe.warmup)
+    return recipe.rate * 0.5 * (1 + math.cos(math.pi * (share - recipe.warmup) / (1 - recipe.warmup)))
+
+
+def run(
+    checkpoint: Checkpoint,
+    train: Dataset,
+    val: Dataset,
+    *,
+    recipe: Recipe,
+    epochs: int,
+    device: str = "cpu",
+    threads: int | None = None,
+    on_step: Callable[[Progress, int, float], None] = lambda progress, steps, rate: None,
+    on_epoch: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Checkpoint:
+    """Train ``checkpoint`` up to ``epochs`` epochs in all, from where it stands.
+
+    Parameters
+    ----------
+    checkpoint : of `begin`, or of an earlier `run` that was stopped; it is changed in place and returned
+    on_step : called after every step with the place in the epoch, the steps per epoch and the rate
+    on_epoch : called after every epoch's validation; may save the checkpoint
+    stop : asked after every step; True ends the run with the checkpoint at that step
+
+    Raises
+    ------
+    ValueError
+        If the loss is no longer finite: names epoch and step; ``checkpoint`` then holds the diverged weights.
+    """
+    arch, seed = checkpoint.arch, checkpoint.seed
+    params = _moved(checkpoint.params, device)
+    assert checkpoint.optimizer is not None and checkpoint.rng is not None
+    velocity = _moved(checkpoint.optimizer, device)
+    progress = Progress(**checkpoint.rng)
+    steps = loader.batch_count(len(train), recipe.batch)
+
+    def keep() -> None:
+        checkpoint.params, checkpoint.optimizer = _on_host(params), _on_host(velocity)
+        checkpoint.rng = asdict(progress)
+
+    while checkpoint.epoch < epochs:
+        epoch, errors = checkpoint.epoch, [1 - top1 for top1 in checkpoint.history.get("val_top1", [])]
+        batches = loader.minibatches(
+            train,
+            batch=recipe.batch,
+            size=arch.input[0],
+            augment=recipe.augment,
+            mean=checkpoint.mean,
+            scale=checkpoint.scale,
+            rng=np.random.default_rng([seed, _ORDER, epoch]),
+            start=progress.step,
+        )
+        for x, labels, _ in batches:
+            start = time.perf_counter()
+            rate = learning_rate(recipe, epoch + progress.step / steps, epochs, errors)
+            rng = np.random.default_rng([seed, _DROPOUT, epoch, progress.step])
+            y, trace = net.forward(arch, params, to_device(x, device), rng=rng, threads=threads)
+            loss, dy = cross_entropy(y, to_device(labels, device))
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"the loss is {loss} at epoch {epoch + 1}, step {progress.step + 1}: the training diverged; "
+                    f"go on from the last checkpoint with a rate below {rate:.3g}"
+                )
+            _, grads = net.backward(trace, params, dy, input_grad=False)
+            clipped = sgd.step(
+                params, grads, velocity,
+                rate=rate, momentum=recipe.momentum, decay=recipe.decay, clip=recipe.clip, threads=threads,
+            )  # fmt: skip
+            progress.step += 1
+            progress.images += len(x)
+            progress.loss += loss * len(x)
+            progress.correct += int((y.argmax(axis=1) == to_device(labels, device)).sum())
+            progress.clipped += sum(clipped.values())
+            progress.seconds += time.perf_counter() - start
+            on_step(progress, steps, rate)
+            if stop():
+                batches.close()
+                keep()
+                return checkpoint
+        checkpoint.params = _on_host(params)
+        found = score(*probabilities(checkpoint, val, device=device, threads=threads), val.classes)
+        for name, value in {
+            "train_loss": progress.loss / progress.images,
+            "train_top1": progress.correct / progress.images,
+            "val_loss": found.loss,
+            "val_top1": found.top1,
+            "val_top5": found.top5,
+            "rate": learning_rate(recipe, epoch + (steps - 1) / steps, epochs, errors),
+            "clipped": progress.clipped / progress.step,
+            "seconds": progress.seconds,
+        }.items():
+            checkpoint.history.setdefault(name, []).append(value)
+        checkpoint.epoch, progress = epoch + 1, Progress()
+        checkpoint.finished = checkpoint.epoch == epochs
+        keep()
+        on_epoch(checkpoint)
+    return checkpoint
+
+
+def _moved(params: Params, device: str) -> Params:
+    return {name: {key: to_device(a, device) for key, a in p.items()} for name, p in params.items()}
+
+
+def _on_host(params: Params) -> Params:
+    return {name: {key: to_host(a) for key, a in p.items()} for name, p in params.items()}

@@ -1,0 +1,86 @@
+"""Whole networks against PyTorch: the same weights and images give the same logits, gradients and trained weights."""
+
+import numpy as np
+import pytest
+from conftest import oracle
+from fixtures import OBLONG, assert_near, images_for, params_of, signal_for
+
+from refnet import models, net, sgd
+from refnet.ops.loss import cross_entropy
+
+torch = oracle("torch")
+torchnet = oracle("torchnet")
+
+ARCHS = [OBLONG, *models.MODELS.values()]
+CONTRAST = {"tiny": 1.0, "oblong": 1.0}  # of the images; else the paper's, for which LRN has its constants
+RECIPE = {"rate": 1e-2, "momentum": 0.9, "decay": 5e-4, "clip": 0.1}
+STEPS = 20
+
+
+def name_of(arch):
+    return arch.name
+
+
+@pytest.fixture(scope="module", params=ARCHS, ids=name_of)
+def case(request):
+    """A network, its parameters, images, and a gradient of its logits; in float64."""
+    arch = request.param
+    n = 1 if arch.param_count() > 1e7 else 3
+    return arch, params_of(arch), images_for(arch, n, contrast=CONTRAST.get(arch.name, 128.0)), signal_for(arch, n)
+
+
+def refnet_run(arch, params, x, dy):
+    y, trace = net.forward(arch, params, x)
+    return y, *net.backward(trace, params, dy)
+
+
+def test_logits_and_all_gradients_in_float64(case):
+    for got, expected in zip(refnet_run(*case), torchnet.run(*case), strict=True):
+        assert_near(got, expected, 1e-12)
+
+
+def test_logits_and_all_gradients_in_float32(case):
+    """Where the two largest values of a region differ by rounding alone, its gradient may go to either.
+
+    Large networks have enough regions for that to happen, and one is enough to change all gradients below it.
+    """
+    arch, params, x, dy = case
+    params = {layer: {key: a.astype(np.float32) for key, a in each.items()} for layer, each in params.items()}
+    x, dy = x.astype(np.float32), dy.astype(np.float32)
+    y, dx, grads = refnet_run(arch, params, x, dy)
+    torch_y, torch_dx, torch_grads = torchnet.run(arch, params, x, dy)
+    assert {a.dtype for a in (y, dx, *(g for each in grads.values() for g in each.values()))} == {np.dtype("float32")}
+    tolerance = 1e-4 if arch.param_count() < 1e6 else 5e-2
+    assert_near(y, torch_y, 1e-5)
+    assert_near(dx, torch_dx, tolerance)
+    assert_near(grads, torch_grads, tolerance)
+
+
+@pytest.mark.parametrize("arch", [models.TINY, models.MINI], ids=name_of)
+def test_20_sgd_steps_end_at_the_same_weights(arch):
+    check_20_steps(arch, batch=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [models.SMALL, models.ZFNET, models.KRIZHEVSKY], ids=name_of)
+def test_20_sgd_steps_of_large_networks_end_at_the_same_weights(arch):
+    check_20_steps(arch, batch=1)
+
+
+def check_20_steps(arch, *, batch):
+    batches = [
+        (images_for(arch, batch, seed=step, contrast=2), (np.arange(batch) + 3 * step) % 10) for step in range(STEPS)
+    ]
+    start = params_of(arch)
+    trained, clipped = params_of(arch), []
+    velocity = sgd.zeros_like(trained)
+    for x, labels in batches:
+        y, trace = net.forward(arch, trained, x)
+        _, grads = net.backward(trace, trained, cross_entropy(y, labels)[1], input_grad=False)
+        clipped.append(sum(sgd.step(trained, grads, velocity, **RECIPE).values()))
+    by_torch = torchnet.train(arch, start, batches, **RECIPE)
+    for layer, each in trained.items():
+        for key, w in each.items():
+            assert np.abs(w - by_torch[layer][key]).max() < 1e-8, (layer, key)
+            assert np.abs(w - start[layer][key]).max() > 1e-3 * np.abs(start[layer][key]).max(), (layer, key)
+    assert sum(clipped[1:]) > 0  # beyond the first step's, which cuts what He draws

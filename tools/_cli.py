@@ -1,0 +1,70 @@
+"""What every tool does alike: the parser from the module's docstring, and one line for a user's mistake.
+
+A tool starts with ``import _cli`` before anything of refnet, so that it runs from any folder without being
+installed, and ends with ``if __name__ == "__main__": _cli.run(main)``.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import refnet
+from refnet.datasets import Dataset
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with --help from a tool's docstring, and --version.
+
+    Parameters
+    ----------
+    doc : the first paragraph describes the tool; the rest, with the examples, comes after the options.
+    """
+    description, _, examples = (doc or "").partition("\n\n")
+    made = argparse.ArgumentParser(
+        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--version", action="version", version=f"%(prog)s, refnet {refnet.__version__}")
+    return made
+
+
+def at_least_one(args: argparse.Namespace, *names: str) -> None:
+    """ValueError unless each of these arguments is 1 or more, or was not given."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}, it needs 1 or more")
+
+
+def report_skipped(*data: Dataset) -> None:
+    """Name and count the files that are no images, on stderr."""
+    skipped = {name: why for each in data for name, why in each.skipped.items()}
+    for name, why in skipped.items():
+        print(f"skipped {name}: {why}", file=sys.stderr)
+    if skipped:
+        print(f"{len(skipped)} files skipped", file=sys.stderr)
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Call ``main`` and exit: 0; 2 and one line on stderr for a user's mistake; 130 when interrupted.
+
+    A user's mistakes are ValueError (refnet's, for values, files and shapes) and OSError (missing files, full
+    disks). Every other exception is a bug and keeps its traceback.
+    """
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # "| head" has seen enough; the flush at Python's exit must not fail once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        named = isinstance(error, OSError) and error.filename is not None
+        text = f"{error.filename}: {error.strerror}" if named else str(error)
+        print(f"{Path(sys.argv[0]).name}: {' '.join(text.split())}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)

@@ -95,7 +95,7 @@ class Arch:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"arch {self.name}: two layers are called {name!r}; names must differ")
-        if len(self.input) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input):
+        if len(self.input) != 3 or not all(type(n) is int and n > 0 for n in self.input):
             raise ValueError(f"arch {self.name}: input is {self.input}, it needs (rows, columns, colours)")
         if not self.layers:
             raise ValueError(f"arch {self.name}: it has no layers")
@@ -249,7 +249,7 @@ def _check_fields(layer: Layer) -> None:
 
 def _layer(data: Any) -> Layer:
     """A layer record from its JSON object."""
-    if not isinstance(data, dict) or data.get("kind") not in _KINDS:
+    if not isinstance(data, dict) or str(data.get("kind")) not in _KINDS:
         raise ValueError(f"layer {data!r:.80} is of no known kind; the kinds are {', '.join(_KINDS)}")
     kind = _KINDS[data["kind"]]
     given = {key: value for key, value in data.items() if key != "kind"}

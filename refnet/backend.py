@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -94,6 +95,7 @@ class _Arena:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.returned: deque[np.ndarray] = deque()
         self.free: dict[int, list[np.ndarray]] = {}
         self.live_bytes = self.free_bytes = self.peak_bytes = 0
 
@@ -104,22 +106,33 @@ class _Arena:
             return np.empty(shape, dtype)
         return np.asarray(_Lease(self, self._take(_size_class(nbytes)), shape, dtype))
 
+    def give_back(self, block: np.ndarray) -> None:
+        """Take a block back. The garbage collector may call this at any moment, so it waits for no lock."""
+        self.returned.append(block)
+        if self.lock.acquire(blocking=False):
+            self._sort_returned()
+            self.lock.release()
+
     def _take(self, size: int) -> np.ndarray:
         with self.lock:
-            self.live_bytes += size
-            self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+            self._sort_returned()
             if blocks := self.free.get(size):
                 self.free_bytes -= size
-                return blocks.pop()
-            # Blocks of sizes no longer asked for must not pile up beyond what was once needed at the same time.
-            while self.free_bytes and self.live_bytes + self.free_bytes > self.peak_bytes:
-                largest = max(each for each, blocks in self.free.items() if blocks)
-                self.free[largest].pop()
-                self.free_bytes -= largest
-        return np.empty(size, np.uint8)
+                block = blocks.pop()
+            else:
+                # Blocks of sizes no longer asked for must not pile up beyond what was once needed at the same time.
+                while self.free_bytes and self.live_bytes + size + self.free_bytes > self.peak_bytes:
+                    largest = max(each for each, blocks in self.free.items() if blocks)
+                    self.free[largest].pop()
+                    self.free_bytes -= largest
+                block = np.empty(size, np.uint8)
+            self.live_bytes += size
+            self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+            return block
 
-    def give_back(self, block: np.ndarray) -> None:
-        with self.lock:
+    def _sort_returned(self) -> None:
+        while self.returned:
+            block = self.returned.popleft()
             self.live_bytes -= block.nbytes
             self.free_bytes += block.nbytes
             self.free.setdefault(block.nbytes, []).append(block)

@@ -163,8 +163,16 @@ def _car(rng: Generator) -> list[Shape]:
     back, front, slope = _vary(rng, (-0.9, -0.4), (0.1, 0.35), (0.12, 0.3))
     roof, radius = _vary(rng, (-0.62, -0.42), (0.19, 0.26))
     post, nose, pane, sill = (back + front) / 2 + 0.1, front + slope, roof + 0.09, -0.1
-    body = _polygon((-1, 0.32), (-0.98, -0.08), (back - 0.1, -0.12), (back + 0.1, roof), (front, roof),
-                    (nose, sill), (0.92, 0), (1, 0.32))
+    body = _polygon(
+        (-1, 0.32),
+        (-0.98, -0.08),
+        (back - 0.1, -0.12),
+        (back + 0.1, roof),
+        (front, roof),
+        (nose, sill),
+        (0.92, 0),
+        (1, 0.32),
+    )
     rear_window = _polygon((back + 0.03, sill), (back + 0.15, pane), (post - 0.04, pane), (post - 0.04, sill))
     front_window = _polygon((post + 0.04, sill), (post + 0.04, pane), (front, pane), (nose - 0.1, sill))
     wheels = (("rear wheel", -0.58), ("front wheel", 0.58))

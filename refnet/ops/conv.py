@@ -87,7 +87,7 @@ def conv_transpose(r: Array, w: Array, *, stride: int = 1, pad: int = 0, hw: tup
 def conv_grads(
     x: Array, dy: Array, *, size: int, stride: int = 1, pad: int = 0, groups: int = 1
 ) -> tuple[Array, Array]:
-    """Gradients of `conv_forward` with respect to its filters and biases.
+    """Gradients of `conv_forward` with respect to its filters and biases (section 3, back-propagation).
 
     dw[i, j, c, m] = sum_{n, p, q} x[n, p stride + i - pad, q stride + j - pad, c] dy[n, p, q, m]
     and db[m] = sum_{n, p, q} dy[n, p, q, m].

@@ -22,6 +22,6 @@ def dropout_mask(shape: tuple[int, ...], *, rate: float, rng: np.random.Generato
 
 
 def dropout_forward(x: Array, mask: Array) -> Array:
-    """y = x mask. Its backward is the same product, dx = dy mask. TypeError if dtypes or backends differ."""
+    """y = x mask (section 3); its backward is the same product. TypeError if dtypes or backends differ."""
     check_same_dtype("dropout_forward", x=x, mask=mask)
     return x * mask

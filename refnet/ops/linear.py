@@ -29,7 +29,7 @@ def linear_forward(x: Array, w: Array, b: Array, *, out: Array | None = None) ->
 
 
 def linear_transpose(r: Array, w: Array, *, out: Array | None = None) -> Array:
-    """x[n, i] = sum_u r[n, u] w[i, u]: the adjoint of `linear_forward` without bias.
+    """x[n, i] = sum_u r[n, u] w[i, u]: the adjoint of `linear_forward` without bias (section 2.1: filtering).
 
     Raises ValueError if r (N, units) and w (inputs, units) do not fit, TypeError if dtypes or backends differ.
     """
@@ -40,7 +40,9 @@ def linear_transpose(r: Array, w: Array, *, out: Array | None = None) -> Array:
 
 
 def linear_grads(x: Array, dy: Array, *, out: Array | None = None) -> tuple[Array, Array]:
-    """Gradients of `linear_forward`: dw[i, u] = sum_n x[n, i] dy[n, u], into ``out``, and db[u] = sum_n dy[n, u].
+    """Gradients of `linear_forward` (section 3): dw[i, u] = sum_n x[n, i] dy[n, u], db[u] = sum_n dy[n, u].
+
+    ``dw`` goes into ``out`` where it is given.
 
     Raises ValueError if x (N, inputs) and dy (N, units) do not fit, TypeError if dtypes or backends differ.
     """

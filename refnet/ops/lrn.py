@@ -42,7 +42,7 @@ def lrn_forward(
 
 
 def lrn_backward(dy: Array, x: Array, scale: Array, *, n: int = 5, alpha: float = 1e-4, beta: float = 0.75) -> Array:
-    """Gradient of `lrn_forward` with respect to its input.
+    """Gradient of `lrn_forward` with respect to its input (section 3; the deconvnet leaves it out, section 2.1).
 
     dx[..., c] = dy[..., c] scale[..., c]^-beta
     - 2 alpha beta x[..., c] sum_{|d - c| <= (n - 1) / 2} dy[..., d] x[..., d] scale[..., d]^(-beta - 1).

@@ -13,7 +13,9 @@ def relu_forward(x: Array, *, out: Array | None = None) -> Array:
 
 
 def relu_backward(dy: Array, y: Array) -> Array:
-    """dx = dy where y > 0, else 0; ``y`` is `relu_forward`'s output (a batch axis of length 1 serves every dy).
+    """dx = dy where y > 0, else 0 (section 3).
+
+    ``y`` is `relu_forward`'s output; a batch axis of length 1 serves every dy.
 
     Raises TypeError if dtypes or backends differ, ValueError if shapes do.
     """

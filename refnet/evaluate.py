@@ -40,7 +40,7 @@ def probabilities(
         (softmax(y.astype(np.float64)), labels)
         for y, labels, _ in stream(checkpoint, dataset, ten_crop=ten_crop, batch=batch, device=device, threads=threads)
     ]
-    if not found:
+    if not any(len(labels) for _, labels in found):
         raise ValueError(f"none of the {len(dataset)} images could be read")
     p, labels = (np.concatenate(each) for each in zip(*found, strict=True))
     return p.mean(axis=1) if ten_crop else p, labels
@@ -49,8 +49,8 @@ def probabilities(
 def score(p: Array, labels: Array, classes: Sequence[str]) -> Scores:
     """Scores of class probabilities p (N, classes) against labels (N,)."""
     right = p[np.arange(len(p)), labels]
-    # How many classes are at least as probable: ties count against the network.
-    rank = (p >= right[:, None]).sum(axis=1)
+    # How many classes are not less probable: ties count against the network, and what is no number does too.
+    rank = (~(p < right[:, None])).sum(axis=1)
     hit = rank == 1
     return Scores(
         top1=float(hit.mean()),

@@ -24,13 +24,13 @@ def stream(
     device: str = "cpu",
     threads: int | None = None,
 ) -> Generator[tuple[np.ndarray, np.ndarray, np.ndarray], None, None]:
-    """Output of ``layer`` for every image, a batch at a time, from the centre crop or the mean over the ten crops.
+    """Output of ``layer`` for every image, a batch at a time, from the centre crop or all ten crops.
 
     Parameters
     ----------
     checkpoint : network, mean and scale
     dataset : images of the mean's side
-    layer : name; default the last (logits). With ``ten_crop`` its softmax should be averaged, so use `probabilities`
+    layer : name; default the last (logits)
     watch : sees every layer's output for slices of the batch, from several threads (`refnet.net.predict`)
 
     Yields
@@ -38,7 +38,7 @@ def stream(
     y : (n, *shape of the layer), or (n, 10, *shape) with ``ten_crop``
     labels, indices : (n,) int64; bad images are missing
     """
-    params = {name: {key: to_device(a, device) for key, a in p.items()} for name, p in checkpoint.params.items()}
+    params = net.on_device(checkpoint.params, device)
     batches = loader.in_order(
         dataset,
         batch=max(1, batch // 10) if ten_crop else batch,
@@ -49,10 +49,11 @@ def stream(
     )
     for x, labels, indices in batches:
         flat = x.reshape(-1, *checkpoint.arch.input)
+        image = np.repeat(indices, 10) if ten_crop else indices
 
-        def seen(name: str, part: slice, y: Array, indices: np.ndarray = indices) -> None:
+        def seen(name: str, part: slice, y: Array, image: np.ndarray = image) -> None:
             assert watch is not None
-            watch(name, indices[part], y)
+            watch(name, image[part], y)
 
         y = net.predict(
             checkpoint.arch,

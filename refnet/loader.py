@@ -17,7 +17,10 @@ Result = TypeVar("Result")
 
 
 class Batch(NamedTuple):
-    """``x`` (n, size, size, 3), or (n, 10, size, size, 3) of ten crops; ``labels`` and ``indices`` (n,)."""
+    """``x`` (n, size, size, 3), or (n, 10, size, size, 3) of ten crops; ``labels`` and ``indices`` (n,).
+
+    Images that cannot be read are missing; with all of them bad, n is 0.
+    """
 
     x: Floats
     labels: Labels
@@ -45,8 +48,8 @@ def minibatches(
     """One epoch of training crops in random order, made on threads, at most ``ahead`` batches in advance.
 
     The order and every crop are drawn in this call: threads, bad images or a consumer that stops early don't
-    change what ``rng`` gives next. Bad images are missing from their batch. ``start`` leaves out that many
-    batches, to go on with an epoch.
+    change what ``rng`` gives next, or how many batches there are. ``start`` leaves out that many, to go on with an
+    epoch.
     """
     order = rng.permutation(len(dataset))
     draws = augment.draw(len(order), side=dataset.side, size=size, rng=rng)
@@ -55,7 +58,7 @@ def minibatches(
         return images.crop(pixels, *(drawn[place] for drawn in draws), size=size, mean=mean, scale=scale)
 
     parts = _parts(len(order), batch)[start : batch_count(len(order), batch)]
-    return _batches(dataset, order, parts, cut, threads=threads, ahead=ahead)
+    return _batches(dataset, order, parts, cut, shape=(size, size, 3), threads=threads, ahead=ahead)
 
 
 def in_order(
@@ -69,7 +72,7 @@ def in_order(
     threads: int = 2,
     ahead: int = 3,
 ) -> Generator[Batch, None, None]:
-    """Every image once, in order: its centre crop, or the paper's ten. Bad images are missing."""
+    """Every image once, in order: its centre crop, or the paper's ten."""
     crops: Callable[[Floats, int], Floats] = images.ten_crop if ten_crop else images.centre_crop
 
     def cut(_: int, pixels: Pixels) -> Floats:
@@ -77,7 +80,8 @@ def in_order(
         return x
 
     order = np.arange(len(dataset))
-    return _batches(dataset, order, _parts(len(order), batch), cut, threads=threads, ahead=ahead)
+    shape = (10, size, size, 3) if ten_crop else (size, size, 3)
+    return _batches(dataset, order, _parts(len(order), batch), cut, shape=shape, threads=threads, ahead=ahead)
 
 
 def mean_image(dataset: Dataset, *, threads: int = 2) -> Floats:
@@ -129,21 +133,21 @@ def _batches(
     parts: Sequence[Labels],
     cut: Callable[[int, Pixels], Floats],
     *,
+    shape: tuple[int, ...],
     threads: int,
     ahead: int,
 ) -> Generator[Batch, None, None]:
-    """A batch per part, of ``cut(place, pixels)`` for its places in ``order``; none if all are bad."""
+    """A batch per part: what ``cut(place, pixels)``, of this shape, makes of the images at its places in ``order``."""
 
-    def make(places: Labels) -> Batch | None:
+    def make(places: Labels) -> Batch:
         good = list(_good(dataset, order, places))
-        if not good:
-            return None
-        indices = order[[place for place, _ in good]]
-        return Batch(np.stack([cut(*each) for each in good]), dataset.labels[indices], indices)
+        x = np.empty((len(good), *shape), np.float32)
+        for crop, each in zip(x, good, strict=True):
+            crop[...] = cut(*each)
+        indices = order[[place for place, _ in good]] if good else order[:0]
+        return Batch(x, dataset.labels[indices], indices)
 
-    for made in _ahead(make, parts, threads=threads, ahead=ahead):
-        if made is not None:
-            yield made
+    return _ahead(make, parts, threads=threads, ahead=ahead)
 
 
 def _ahead(

@@ -16,7 +16,7 @@ import numpy as np
 
 from refnet import parallel
 from refnet.arch import Arch, Conv, Dropout, Layer, Linear, Params, Shape
-from refnet.backend import Array, array_module, empty, to_device
+from refnet.backend import Array, array_module, empty, to_device, to_host
 from refnet.layers import GRADIENT, Kept, Rules, back, grads
 from refnet.layers import forward as forward_layer
 from refnet.ops.dropout import dropout_mask
@@ -82,6 +82,16 @@ def init_params(arch: Arch, *, rng: np.random.Generator, dtype: Any = "float32",
         w = rng.standard_normal(shapes["w"]) * sigma
         params[name] = {"w": w.astype(dtype), "b": np.zeros(shapes["b"], dtype)}
     return params
+
+
+def on_device(params: Params, device: str) -> Params:
+    """``params`` on "cpu" (unchanged) or "cuda" (copied)."""
+    return {name: {key: to_device(a, device) for key, a in layer.items()} for name, layer in params.items()}
+
+
+def on_host(params: Params) -> Params:
+    """``params`` as NumPy arrays."""
+    return {name: {key: to_host(a) for key, a in layer.items()} for name, layer in params.items()}
 
 
 def predict(

@@ -15,7 +15,7 @@ import numpy as np
 
 from refnet import loader, net, sgd
 from refnet.arch import Arch, Params
-from refnet.backend import to_device, to_host
+from refnet.backend import Array, to_device
 from refnet.datasets import Dataset
 from refnet.evaluate import probabilities, score
 from refnet.images import Augment
@@ -124,6 +124,45 @@ def learning_rate(recipe: Recipe, done: float, epochs: int, val_errors: list[flo
     return recipe.rate * 0.5 * (1 + math.cos(math.pi * (share - recipe.warmup) / (1 - recipe.warmup)))
 
 
+def step(
+    arch: Arch,
+    params: Params,
+    velocity: Params,
+    x: Array,
+    labels: Array,
+    *,
+    recipe: Recipe,
+    rate: float,
+    rng: np.random.Generator,
+    threads: int | None = None,
+) -> tuple[float, int, int]:
+    """One minibatch of training: forward, loss, backward, and the update of ``params`` and ``velocity`` in place.
+
+    Parameters
+    ----------
+    x : (N, H, W, C) crops less the mean, scaled
+    labels : (N,) integers
+    rate : learning rate of this step
+    rng : of dropout
+
+    Returns
+    -------
+    loss : mean cross-entropy before the update, in nats; if it is not finite, nothing was updated
+    correct : images whose class was the most probable
+    clipped : filters scaled back to the RMS clip
+    """
+    y, trace = net.forward(arch, params, x, rng=rng, threads=threads)
+    loss, dy = cross_entropy(y, labels)
+    if not math.isfinite(loss):
+        return loss, 0, 0
+    _, grads = net.backward(trace, params, dy, input_grad=False)
+    clipped = sgd.step(
+        params, grads, velocity,
+        rate=rate, momentum=recipe.momentum, decay=recipe.decay, clip=recipe.clip, threads=threads,
+    )  # fmt: skip
+    return loss, int((y.argmax(axis=1) == labels).sum()), sum(clipped.values())
+
+
 def run(
     checkpoint: Checkpoint,
     train: Dataset,
@@ -149,17 +188,17 @@ def run(
     Raises
     ------
     ValueError
-        If the loss is no longer finite: names epoch and step; ``checkpoint`` then holds the diverged weights.
+        If the loss is no longer finite: names epoch and step. Go on from the last checkpoint saved.
     """
     arch, seed = checkpoint.arch, checkpoint.seed
-    params = _moved(checkpoint.params, device)
+    params = net.on_device(checkpoint.params, device)
     assert checkpoint.optimizer is not None and checkpoint.rng is not None
-    velocity = _moved(checkpoint.optimizer, device)
+    velocity = net.on_device(checkpoint.optimizer, device)
     progress = Progress(**checkpoint.rng)
     steps = loader.batch_count(len(train), recipe.batch)
 
     def keep() -> None:
-        checkpoint.params, checkpoint.optimizer = _on_host(params), _on_host(velocity)
+        checkpoint.params, checkpoint.optimizer = net.on_host(params), net.on_host(velocity)
         checkpoint.rng = asdict(progress)
 
     while checkpoint.epoch < epochs:
@@ -174,34 +213,33 @@ def run(
             rng=np.random.default_rng([seed, _ORDER, epoch]),
             start=progress.step,
         )
+        clock = time.perf_counter()
         for x, labels, _ in batches:
-            start = time.perf_counter()
             rate = learning_rate(recipe, epoch + progress.step / steps, epochs, errors)
             rng = np.random.default_rng([seed, _DROPOUT, epoch, progress.step])
-            y, trace = net.forward(arch, params, to_device(x, device), rng=rng, threads=threads)
-            loss, dy = cross_entropy(y, to_device(labels, device))
-            if not math.isfinite(loss):
-                raise ValueError(
-                    f"the loss is {loss} at epoch {epoch + 1}, step {progress.step + 1}: the training diverged; "
-                    f"go on from the last checkpoint with a rate below {rate:.3g}"
-                )
-            _, grads = net.backward(trace, params, dy, input_grad=False)
-            clipped = sgd.step(
-                params, grads, velocity,
-                rate=rate, momentum=recipe.momentum, decay=recipe.decay, clip=recipe.clip, threads=threads,
-            )  # fmt: skip
             progress.step += 1
-            progress.images += len(x)
-            progress.loss += loss * len(x)
-            progress.correct += int((y.argmax(axis=1) == to_device(labels, device)).sum())
-            progress.clipped += sum(clipped.values())
-            progress.seconds += time.perf_counter() - start
+            if len(x):
+                loss, correct, clipped = step(
+                    arch, params, velocity, to_device(x, device), to_device(labels, device),
+                    recipe=recipe, rate=rate, rng=rng, threads=threads,
+                )  # fmt: skip
+                if not math.isfinite(loss):
+                    raise ValueError(
+                        f"the loss is {loss} at epoch {epoch + 1}, step {progress.step}: the training diverged; "
+                        f"go on from the last checkpoint with a rate below {rate:.3g}"
+                    )
+                progress.images += len(x)
+                progress.loss += loss * len(x)
+                progress.correct += correct
+                progress.clipped += clipped
+            clock, before = time.perf_counter(), clock
+            progress.seconds += clock - before  # with the wait for the batch
             on_step(progress, steps, rate)
             if stop():
                 batches.close()
                 keep()
                 return checkpoint
-        checkpoint.params = _on_host(params)
+        checkpoint.params = net.on_host(params)
         found = score(*probabilities(checkpoint, val, device=device, threads=threads), val.classes)
         for name, value in {
             "train_loss": progress.loss / progress.images,
@@ -219,11 +257,3 @@ def run(
         keep()
         on_epoch(checkpoint)
     return checkpoint
-
-
-def _moved(params: Params, device: str) -> Params:
-    return {name: {key: to_device(a, device) for key, a in p.items()} for name, p in params.items()}
-
-
-def _on_host(params: Params) -> Params:
-    return {name: {key: to_host(a) for key, a in p.items()} for name, p in params.items()}

@@ -356,10 +356,11 @@ def test_bad_images_are_missing_and_change_nothing_else():
     assert same(batches, epoch(dataset)[0])  # now that they are known to be bad
 
 
-def test_batch_of_bad_images_is_left_out():
+def test_a_batch_of_bad_images_is_empty():
     dataset = made(12, bad=range(6))
     batches = list(loader.in_order(dataset, batch=6, size=6, mean=MEAN, scale=1.0))
-    assert [batch.indices.tolist() for batch in batches] == [[6, 7, 8, 9, 10, 11]]
+    assert [batch.indices.tolist() for batch in batches] == [[], [6, 7, 8, 9, 10, 11]]
+    assert batches[0].x.shape == (0, 6, 6, 3)
 
 
 @pytest.mark.parametrize("ten_crop", [False, True])

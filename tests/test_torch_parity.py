@@ -3,18 +3,15 @@
 import numpy as np
 import pytest
 from conftest import oracle
-from fixtures import OBLONG, assert_near, images_for, params_of, signal_for
+from fixtures import OBLONG, RECIPE, assert_near, batches_for, images_for, params_of, signal_for, train
 
-from refnet import models, net, sgd
-from refnet.ops.loss import cross_entropy
+from refnet import models, net
 
-torch = oracle("torch")
+oracle("torch")
 torchnet = oracle("torchnet")
 
 ARCHS = [OBLONG, *models.MODELS.values()]
 CONTRAST = {"tiny": 1.0, "oblong": 1.0}  # of the images; else the paper's, for which LRN has its constants
-RECIPE = {"rate": 1e-2, "momentum": 0.9, "decay": 5e-4, "clip": 0.1}
-STEPS = 20
 
 
 def name_of(arch):
@@ -68,16 +65,8 @@ def test_20_sgd_steps_of_large_networks_end_at_the_same_weights(arch):
 
 
 def check_20_steps(arch, *, batch):
-    batches = [
-        (images_for(arch, batch, seed=step, contrast=2), (np.arange(batch) + 3 * step) % 10) for step in range(STEPS)
-    ]
-    start = params_of(arch)
-    trained, clipped = params_of(arch), []
-    velocity = sgd.zeros_like(trained)
-    for x, labels in batches:
-        y, trace = net.forward(arch, trained, x)
-        _, grads = net.backward(trace, trained, cross_entropy(y, labels)[1], input_grad=False)
-        clipped.append(sum(sgd.step(trained, grads, velocity, **RECIPE).values()))
+    batches, start, trained = batches_for(arch, batch), params_of(arch), params_of(arch)
+    clipped = train(arch, trained, batches)
     by_torch = torchnet.train(arch, start, batches, **RECIPE)
     for layer, each in trained.items():
         for key, w in each.items():

@@ -106,3 +106,11 @@ def train(
                 rms = w.detach().square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
                 w.data *= (clip / rms).clamp(max=1)
     return params_of(net)
+
+
+def attribution(method: str, arch: Arch, params: Params, x: np.ndarray, cell: tuple[int, ...]) -> np.ndarray:
+    """What a class of captum.attr, NeuronDeconvolution for one, makes of an output (row, column, map) or (unit,)."""
+    from captum import attr
+
+    net, images = build(arch, params), nchw(x).requires_grad_()
+    return nhwc(getattr(attr, method)(net, net[-1]).attribute(images, (cell[-1], *cell[:-1])))

@@ -14,7 +14,7 @@ from refnet.features import stream
 from refnet.layers import Rules
 from refnet.weights import Checkpoint
 
-_SEED_BYTES = 1 << 28  # seeds and projections worked on at a time
+_AT_A_TIME = 64  # activations projected together: their traces and signals must fit in memory
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,10 @@ def _features(
     size = boxes[0, 0, 2] - boxes[0, 0, 0], boxes[0, 0, 3] - boxes[0, 0, 1]
     projections = np.zeros((*best.value.shape, *size, 3), np.float32)
     patches = np.full(projections.shape, 128, np.uint8)
-    params = {name: {k: to_device(a, device) for k, a in p.items()} for name, p in checkpoint.params.items()}
+    params = net.on_device(checkpoint.params, device)
     number, rank = np.nonzero(best.image >= 0)  # of each activation: its map's place in ``maps``, and its rank
     order = np.argsort(best.image[number, rank], kind="stable")
-    per_seed = 4 * (np.prod(arch.shapes()[layer]) + np.prod(arch.input))
-    for part in np.array_split(order, -(-len(order) * per_seed // _SEED_BYTES)) if len(order) else ():
+    for part in np.array_split(order, -(-len(order) // _AT_A_TIME)):
         where = number[part], rank[part]
         of, image = np.unique(best.image[where], return_inverse=True)
         pixels = images.centre_crop(np.stack([dataset.image(i) for i in of]), arch.input[0])

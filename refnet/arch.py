@@ -95,7 +95,11 @@ class Arch:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"arch {self.name}: two layers are called {name!r}; names must differ")
-        if len(self.input) != 3 or not all(type(n) is int and n > 0 for n in self.input):
+        if (
+            not isinstance(self.input, tuple)
+            or len(self.input) != 3
+            or not all(type(n) is int and n > 0 for n in self.input)
+        ):
             raise ValueError(f"arch {self.name}: input is {self.input}, it needs (rows, columns, colours)")
         if not self.layers:
             raise ValueError(f"arch {self.name}: it has no layers")
@@ -170,11 +174,11 @@ class Arch:
             data = json.loads(text)
         except (ValueError, RecursionError):
             raise ValueError("the architecture is no valid JSON") from None
-        if not isinstance(data, dict) or not {"name", "input", "layers"} <= data.keys():
-            raise ValueError("the architecture needs a name, an input and layers")
+        if not isinstance(data, dict) or data.keys() != {"name", "input", "layers"} or type(data["name"]) is not str:
+            raise ValueError("the architecture needs a name, an input and layers, and nothing else")
         if not isinstance(data["input"], list) or not isinstance(data["layers"], list):
             raise ValueError("the architecture's input and layers must be lists")
-        return Arch(str(data["name"]), tuple(data["input"]), tuple(_layer(each) for each in data["layers"]))
+        return Arch(data["name"], tuple(data["input"]), tuple(_layer(each) for each in data["layers"]))
 
     def __str__(self) -> str:
         """A table: name, kind, output shape, parameters, multiply-adds, receptive field / stride."""
@@ -243,6 +247,8 @@ def _check_fields(layer: Layer) -> None:
             raise ValueError(f"{field.name} is {value}, it needs {low} <= {field.name} < {high}")
     if isinstance(layer, Conv | Pool) and layer.pad >= layer.size:
         raise ValueError(f"pad is {layer.pad}; it must be smaller than the window, {layer.size}")
+    if isinstance(layer, Pool) and layer.size > 16:
+        raise ValueError(f"size is {layer.size}; switches are bytes, so a region has at most 16 x 16 cells")
     if isinstance(layer, Norm) and (layer.n % 2 == 0 or layer.k == 0):
         raise ValueError(f"n is {layer.n} and k {layer.k}; it needs an odd n and k > 0")
 

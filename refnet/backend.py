@@ -68,9 +68,11 @@ def find_device(wanted: str) -> str:
 
 
 def to_device(array: np.ndarray, device: str) -> Array:
-    """``array`` on "cpu" (unchanged) or "cuda" (copied)."""
+    """``array`` on "cpu" (unchanged) or "cuda" (copied); ValueError for another name."""
     if device == "cpu":
         return array
+    if device != "cuda":
+        raise ValueError(f"device is {device!r}, it needs cpu or cuda; find_device resolves auto")
     import cupy
 
     return cupy.asarray(array)

@@ -65,4 +65,5 @@ def receptive_field(windows: Iterable[Window]) -> Field:
 def clip_box(box: tuple[int, int, int, int], hw: tuple[int, int]) -> tuple[int, int, int, int]:
     """The part of ``box`` (row0, col0, row1, col1) that lies in an image of ``hw`` = (height, width)."""
     row0, col0, row1, col1 = box
-    return max(row0, 0), max(col0, 0), min(row1, hw[0]), min(col1, hw[1])
+    row0, col0 = max(row0, 0), max(col0, 0)
+    return row0, col0, max(min(row1, hw[0]), row0), max(min(col1, hw[1]), col0)

@@ -507,7 +507,7 @@ def _lit(paint: Floats, cover: Floats, backdrop: Floats, *, rng: Generator) -> F
     relief, texture, depth, reach = _vary(rng, (0.02, 0.06), (0, 0.12), (0.1, 0.5), (0.01, 0.06))
     angle = rng.uniform(0, 2 * np.pi)
     right, down = float(np.cos(angle)), float(np.sin(angle))
-    body = Image.fromarray((255 * cover[::2, ::2]).astype(np.uint8))  # it is to be soft: half the size will do
+    body = Image.fromarray((255 * cover[::2, ::2]).astype(np.uint8))  # soft, so half the size will do
     body = body.filter(ImageFilter.GaussianBlur(0.015 * side)).resize((side, side), Image.Resampling.BICUBIC)
     slope_down, slope_right = np.gradient(_floats(np.asarray(body)) / 255, 1 / side)
     mottle = _enlarged(2 * rng.random((24, 24), np.float32) - 1, side)

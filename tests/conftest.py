@@ -1,14 +1,17 @@
-"""What the tests share: oracles, closeness, memory layouts, numeric gradients, BLAS threads, an array like CuPy's."""
+"""What the tests share: oracles, closeness, memory layouts, numeric gradients, threads, and an array like CuPy's."""
 
 import importlib
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
 import scipy.linalg  # noqa: F401  its BLAS must be there before refnet looks for them all
 from hypothesis import settings
 from threadpoolctl import threadpool_info, threadpool_limits
+
+from refnet import backend
 
 settings.register_profile("refnet", deadline=None, derandomize=True, database=None)
 settings.load_profile("refnet")
@@ -93,6 +96,21 @@ LAYOUTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def dirty_memory():
+    """Memory that refnet takes without clearing it holds NaN and 255, so that counting on zeros shows."""
+    clean = backend._arena.empty
+
+    def dirty(shape, dtype):
+        array = clean(shape, dtype)
+        array.reshape(-1).view("uint8").fill(255)
+        return array
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend._arena, "empty", dirty)
+        yield
+
+
 def blas_threads():
     """The numbers of threads of the BLAS libraries in this process."""
     return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
@@ -117,6 +135,40 @@ def three_blas_threads():
     assert blas_threads() == {3}
     yield
     _set_blas_threads(before)
+
+
+def on_threads(work, parts):
+    """``work(part)`` for all parts at once, each on a thread of its own; raises what one of them raised."""
+    errors = []
+
+    def guarded(part):
+        try:
+            work(part)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(part,)) for part in parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+@pytest.fixture
+def restless_threads():
+    """Threads started from now on step back at every line of refnet's, so that races show."""
+
+    def trace(frame, event, _):
+        if not frame.f_globals.get("__name__", "").startswith("refnet."):
+            return None
+        time.sleep(0)
+        return trace
+
+    threading.settrace(trace)
+    yield
+    threading.settrace(None)
 
 
 class CupyArray:

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import OTHER_DTYPES, CupyArray, blas_threads
+from conftest import OTHER_DTYPES, CupyArray, blas_threads, on_threads
+from threadpoolctl import threadpool_limits
 
 from refnet import backend
 from refnet.backend import (
@@ -234,28 +235,25 @@ def test_a_refused_request_leaves_the_books_right():
     assert (arena.live_bytes, arena.peak_bytes) == (0, 0)
 
 
+@pytest.mark.usefixtures("restless_threads")
 def test_threads_get_memory_of_their_own():
-    wrong = []
+    arena = backend._Arena()
 
     def work(seed):
-        rng = np.random.default_rng(seed)
-        held = []
-        for number in range(200):
-            array = empty((int(rng.integers(BIG // 4, BIG)),), FLOAT)
-            array.fill(seed * 1000 + number)
-            held.append((array[:: int(rng.integers(1, 50))], seed * 1000 + number))
-            if len(held) > 5:
-                array, value = held.pop(int(rng.integers(len(held))))
-                if not (array == value).all():
-                    wrong.append((seed, value))
+        rng, held = np.random.default_rng(seed), []
+        for number in range(100):
+            array = arena.empty((int(rng.choice([BIG // 4, BIG // 2])),), np.float32)
+            value = seed * 1000 + number
+            array[::97] = value
+            held.append((array[::97], value))
+            if len(held) > 3:
+                array, value = held.pop(int(rng.integers(3)))
+                assert (array == value).all()
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not any(thread.is_alive() for thread in threads)
-    assert wrong == []
+    on_threads(work, range(4))
+    arena.empty((BIG,), np.float32)  # it sorts what came back
+    assert arena.live_bytes == 0
+    assert arena.free_bytes == sum(size * len(blocks) for size, blocks in arena.free.items())
 
 
 def use_an_arena(collect_at, lines):
@@ -349,16 +347,14 @@ class TestOneBlasThread:
     def test_any_thread_may_be_the_first_in(self):
         seen = []
 
-        def work():
+        def work(_=0):
             with one_blas_thread():
                 seen.append(blas_threads())
             seen.append(blas_threads())
 
         work()
-        for _ in range(2):
-            thread = threading.Thread(target=work)
-            thread.start()
-            thread.join()
+        on_threads(work, [0])
+        on_threads(work, [0])
         assert seen == [{1}, {3}] * 3
 
     def test_any_thread_may_be_the_last_out(self):
@@ -383,18 +379,33 @@ class TestOneBlasThread:
         thread.join()
         assert (with_one_left, with_none_left) == ({1}, {3})
 
+    def test_another_thread_may_have_set_the_number_and_live_on(self):
+        ready, end = threading.Event(), threading.Event()
+
+        def another_user():
+            threadpool_limits(3, "blas")
+            ready.set()
+            end.wait(20)
+
+        thread = threading.Thread(target=another_user)
+        thread.start()
+        ready.wait(20)
+        with one_blas_thread():
+            inside = blas_threads()
+        outside = blas_threads()
+        end.set()
+        thread.join()
+        assert (inside, outside) == ({1}, {3})
+
+    @pytest.mark.usefixtures("restless_threads")
     def test_many_threads_share_one_limit(self):
         seen = []
 
-        def work():
+        def work(_):
             for _ in range(20):
                 with one_blas_thread():
                     seen.append(blas_threads())
 
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        on_threads(work, range(4))
         assert seen == [{1}] * 80
         assert blas_threads() == {3}

@@ -302,10 +302,10 @@ def fields_of(best):
 
 
 @pytest.mark.parametrize("one_per_image", [True, False])
-@pytest.mark.parametrize("shape", [(12, 3, 4, 5), (20, 6), (9, 1, 1, 2)])
+@pytest.mark.parametrize("shape", [(12, 3, 4, 5), (10, 8, 8, 2), (20, 6), (9, 1, 1, 2)])
 def test_strongest_is_what_sorting_finds(shape, one_per_image):
-    for seed in range(5):
-        y = (drawn(shape, seed) * 4).round()  # so that many are equal: by image, then by place
+    for seed, levels in itertools.product(range(3), (1, 4, 1000)):
+        y = (drawn(shape, seed) * levels).round()  # so that many are equal: by image, then by place
         assert as_rows(strongest(y, one_per_image=one_per_image)) == sorted_by_hand(y, 9, one_per_image)
 
 

@@ -75,7 +75,7 @@ def test_bad_images_are_left_out_and_named():
     assert dataset.skipped.keys() == {f"picture {i}" for i in (0, 7, 8, 9)}
 
 
-def seen_by_watch(**options):
+def seen_by_watch(batch=8, **options):
     """For every layer and image, the outputs that ``watch`` was given."""
     seen, lock = {}, threading.Lock()
 
@@ -84,7 +84,7 @@ def seen_by_watch(**options):
             for image, each in zip(images.tolist(), y.copy(), strict=True):
                 seen.setdefault(layer, {}).setdefault(image, []).append(each)
 
-    outputs = gathered(pictures(PIXELS, bad=(3, 4)), watch=watch, batch=8, **options)
+    outputs = gathered(pictures(PIXELS, bad=(3, 4)), watch=watch, batch=batch, **options)
     return seen, *outputs
 
 
@@ -99,7 +99,7 @@ def test_watch_gets_every_layer_with_the_images_places_in_the_data():
 
 
 def test_watch_gets_the_place_of_the_image_for_each_of_its_ten_crops():
-    seen, y, _, indices = seen_by_watch(ten_crop=True)
+    seen, y, _, indices = seen_by_watch(ten_crop=True, batch=30)  # three images at a time
     assert sorted(seen["fc8"]) == indices.tolist()
     for place, image in enumerate(indices.tolist()):
         assert_near(np.stack(seen["fc8"][image]), y[place], 1e-6)

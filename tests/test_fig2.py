@@ -135,7 +135,7 @@ def test_bad_images_are_passed_over():
 
 
 def test_little_memory_and_threads_change_nothing(found, monkeypatch):
-    monkeypatch.setattr(fig2, "_SEED_BYTES", 1 << 14)  # a few seeds at a time
+    monkeypatch.setattr(fig2, "_AT_A_TIME", 3)
     again = fig2.run(CHECKPOINT, SCENES, layers=LAYERS, maps=None, top=5, one_per_image=False, threads=1)
     for each, other in zip(again, found, strict=True):
         assert_near(each.projections, other.projections, 1e-5)

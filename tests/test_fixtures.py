@@ -20,8 +20,11 @@ from refnet import net
 from refnet.deconv import RULES, project, seeds
 
 
-def test_numbers_are_drawn_as_they_were_when_the_files_were_written():
-    assert drawn((2, 2), 1, 2).tolist() == [[-0.1031697133354561, -0.1382360249113248], [-0.1600017412156156, -0.44595324661373636]]
+def test_numbers_are_drawn_as_they_were_when_the_file_was_written():
+    assert drawn((2, 2), 1, 2).tolist() == [
+        [-0.1031697133354561, -0.1382360249113248],
+        [-0.1600017412156156, -0.44595324661373636],
+    ]
 
 
 @pytest.mark.parametrize("name", ANSWERED)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from refnet import models
-from refnet.arch import Conv
+from refnet.arch import Conv, Dropout, Norm, Pool
 from refnet.models import KRIZHEVSKY, MINI, MODELS, SMALL, TABLE3_KRIZHEVSKY, TABLE3_ZFNET, TINY, ZFNET
 
 MAPS = ["conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5"]
@@ -38,6 +38,26 @@ def test_zfnet_filters_rectifies_pools_and_normalises_in_this_order():
     assert names[:8] == ["conv1", "relu1", "pool1", "norm1", "conv2", "relu2", "pool2", "norm2"]
     assert names[8:15] == ["conv3", "relu3", "conv4", "relu4", "conv5", "relu5", "pool5"]
     assert names[15:] == ["fc6", "relu6", "drop6", "fc7", "relu7", "drop7", "fc8"]
+
+
+def test_zfnet_drops_half_of_layers_6_and_7():
+    """Section 3."""
+    assert [layer for layer in ZFNET.layers if isinstance(layer, Dropout)] == [
+        Dropout("drop6", 0.5),
+        Dropout("drop7", 0.5),
+    ]
+
+
+@pytest.mark.parametrize("arch", [ZFNET, KRIZHEVSKY], ids=lambda arch: arch.name)
+def test_contrast_normalisation_has_krizhevsky_s_constants(arch):
+    norms = [layer for layer in arch.layers if isinstance(layer, Norm)]
+    assert norms == [Norm(f"norm{stage}", n=5, k=2.0, alpha=1e-4, beta=0.75) for stage in (1, 2)]
+
+
+def test_pools_overlap_as_the_paper_s():
+    for arch in (ZFNET, KRIZHEVSKY):
+        pools = [layer for layer in arch.layers if isinstance(layer, Pool)]
+        assert [(pool.size, pool.stride, pool.pad) for pool in pools] == [(3, 2, 0)] * 3
 
 
 def test_zfnet_s_parameters():
@@ -134,22 +154,30 @@ def test_the_number_of_classes_can_be_changed():
 
 # --- Table 3 ---
 
+# Parameters, widths, and the stages that are left.
 KRIZHEVSKY_ROWS = {
-    "replication": (60_965_224, [96, 256, 384, 384, 256, 4096, 4096, 1000]),
-    "without layers 3,4": (59_268_712, [96, 256, 256, 4096, 4096, 1000]),
-    "without layer 7": (44_183_912, [96, 256, 384, 384, 256, 4096, 1000]),
-    "without layers 6,7": (11_551_080, [96, 256, 384, 384, 256, 1000]),
-    "without layers 3,4,6,7": (9_854_568, [96, 256, 256, 1000]),
-    "layers 6,7: 2048": (27_455_848, [96, 256, 384, 384, 256, 2048, 2048, 1000]),
-    "layers 6,7: 8192": (153_149_800, [96, 256, 384, 384, 256, 8192, 8192, 1000]),
+    "replication": (60_965_224, [96, 256, 384, 384, 256, 4096, 4096, 1000], "12345678"),
+    "without layers 3,4": (59_268_712, [96, 256, 256, 4096, 4096, 1000], "125678"),
+    "without layer 7": (44_183_912, [96, 256, 384, 384, 256, 4096, 1000], "1234568"),
+    "without layers 6,7": (11_551_080, [96, 256, 384, 384, 256, 1000], "123458"),
+    "without layers 3,4,6,7": (9_854_568, [96, 256, 256, 1000], "1258"),
+    "layers 6,7: 2048": (27_455_848, [96, 256, 384, 384, 256, 2048, 2048, 1000], "12345678"),
+    "layers 6,7: 8192": (153_149_800, [96, 256, 384, 384, 256, 8192, 8192, 1000], "12345678"),
 }
 ZFNET_ROWS = {
-    "as Fig. 3": (62_357_608, [96, 256, 384, 384, 256, 4096, 4096, 1000]),
-    "layers 6,7: 2048": (28_848_232, [96, 256, 384, 384, 256, 2048, 2048, 1000]),
-    "layers 6,7: 8192": (154_542_184, [96, 256, 384, 384, 256, 8192, 8192, 1000]),
-    "layers 3,4,5: 512, 1024, 512": (107_627_624, [96, 256, 512, 1024, 512, 4096, 4096, 1000]),
-    "layers 6,7: 8192; 3,4,5: 512, 1024, 512": (237_560_936, [96, 256, 512, 1024, 512, 8192, 8192, 1000]),
-}
+    "as Fig. 3": (62_357_608, [96, 256, 384, 384, 256, 4096, 4096, 1000], "12345678"),
+    "layers 6,7: 2048": (28_848_232, [96, 256, 384, 384, 256, 2048, 2048, 1000], "12345678"),
+    "layers 6,7: 8192": (154_542_184, [96, 256, 384, 384, 256, 8192, 8192, 1000], "12345678"),
+    "layers 3,4,5: 512, 1024, 512": (107_627_624, [96, 256, 512, 1024, 512, 4096, 4096, 1000], "12345678"),
+    "layers 6,7: 8192; 3,4,5: 512, 1024, 512": (
+        237_560_936, [96, 256, 512, 1024, 512, 8192, 8192, 1000], "12345678",
+    ),
+}  # fmt: skip
+
+
+def stages(arch):
+    """The numbers of the layers that an architecture has."""
+    return "".join(sorted({layer.name[-1] for layer in arch.layers}))
 
 
 def test_table_3_has_seven_rows_and_five():
@@ -160,13 +188,13 @@ def test_table_3_has_seven_rows_and_five():
 @pytest.mark.parametrize("row", KRIZHEVSKY_ROWS)
 def test_the_rows_of_krizhevsky_s_net(row):
     arch = TABLE3_KRIZHEVSKY[row](KRIZHEVSKY)
-    assert (arch.param_count(), widths(arch)) == KRIZHEVSKY_ROWS[row]
+    assert (arch.param_count(), widths(arch), stages(arch)) == KRIZHEVSKY_ROWS[row]
 
 
 @pytest.mark.parametrize("row", ZFNET_ROWS)
 def test_the_rows_of_our_net(row):
     arch = TABLE3_ZFNET[row](ZFNET)
-    assert (arch.param_count(), widths(arch)) == ZFNET_ROWS[row]
+    assert (arch.param_count(), widths(arch), stages(arch)) == ZFNET_ROWS[row]
 
 
 @pytest.mark.parametrize("preset", [SMALL, MINI], ids=lambda arch: arch.name)
@@ -181,13 +209,12 @@ def test_every_row_can_be_said_of_a_preset(row, preset):
 
 @pytest.mark.parametrize("preset", [SMALL, MINI], ids=lambda arch: arch.name)
 def test_a_row_s_widths_are_in_proportion(preset):
-    before, after = (
-        dict(zip(arch.param_shapes(), widths(arch), strict=True))
-        for arch in (preset, TABLE3_ZFNET["layers 6,7: 8192; 3,4,5: 512, 1024, 512"](preset))
-    )
-    ratio = {name: after[name] / before[name] for name in before}
-    wanted = {"conv1": 1, "conv2": 1, "conv3": 4 / 3, "conv4": 8 / 3, "conv5": 2, "fc6": 2, "fc7": 2, "fc8": 1}
-    assert ratio == pytest.approx(wanted, rel=0.01)
+    factors = {"conv3": 4 / 3, "conv4": 8 / 3, "conv5": 2, "fc6": 2, "fc7": 2}
+    row = TABLE3_ZFNET["layers 6,7: 8192; 3,4,5: 512, 1024, 512"]
+    wanted = [
+        round(width * factors.get(name, 1)) for name, width in zip(preset.param_shapes(), widths(preset), strict=True)
+    ]
+    assert widths(row(preset)) == wanted
 
 
 def test_a_removed_stage_takes_its_rectification_and_dropout_along():

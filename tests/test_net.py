@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import assert_gradient
 from fixtures import FLAT, OBLONG, assert_near, bits, images_for, params_of, signal_for
+from threadpoolctl import threadpool_limits
 
 from refnet import models, net, sgd
 from refnet.arch import Arch, Relu
@@ -299,6 +300,16 @@ def test_a_larger_network_gives_the_same_bits_at_any_number_of_threads():
     case = [part(arch, dtype="float32") for part in (params_of, images_for, signal_for)]
     results = [bits(run(arch, *case, threads=threads)) for threads in (1, 2, 4)]
     assert results[0] == results[1] == results[2]
+
+
+def test_the_number_of_blas_threads_outside_does_not_change_a_bit():
+    arch = models.SMALL
+    case = [part(arch, dtype="float32") for part in (params_of, images_for, signal_for)]
+    results = []
+    for outside in (1, 2):
+        with threadpool_limits(outside, "blas"):
+            results.append(bits(run(arch, *case)))
+    assert results[0] == results[1]
 
 
 # ------------------------------------------------------------------------------------- parameters

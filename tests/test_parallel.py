@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import wrong_twins
-from conftest import assert_caught, blas_threads
+from conftest import assert_caught, blas_threads, on_threads
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -139,13 +139,31 @@ def test_a_sum_of_nothing_is_none():
     assert OrderedSum().total is None
 
 
+def many_arrays():
+    """A hundred arrays, and the bits of their sum from the first to the last."""
+    arrays = list(np.random.default_rng(1).normal(size=(100, 30)).astype("float32"))
+    total = arrays[0].copy()
+    for array in arrays[1:]:
+        total += array
+    return arrays, total.tobytes()
+
+
 @every_number_of_threads
 def test_a_sum_from_threads_has_the_same_bits(threads):
-    rng = np.random.default_rng(1)
-    arrays = [rng.normal(size=3000).astype("float32") for _ in range(64)]
-    wanted = arrays[0].copy()
-    for array in arrays[1:]:
-        wanted += array
+    arrays, bits = many_arrays()
     total = OrderedSum()
-    run(lambda index: total.add(index, arrays[index].copy()), range(64), threads=threads)
-    assert total.total.tobytes() == wanted.tobytes()
+    run(lambda index: total.add(index, arrays[index]), range(100), threads=threads)
+    assert total.total.tobytes() == bits
+
+
+@pytest.mark.usefixtures("restless_threads")
+def test_threads_may_add_at_the_same_time():
+    arrays, bits = many_arrays()
+    total = OrderedSum()
+
+    def add_every_fourth(first):
+        for index in range(first, 100, 4):
+            total.add(index, arrays[index])
+
+    on_threads(add_every_fourth, range(4))
+    assert total.total.tobytes() == bits

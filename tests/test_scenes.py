@@ -83,7 +83,8 @@ def test_the_box_is_tight_around_the_mask(sample: list[Scene]) -> None:
 
 def test_objects_are_large_enough_to_see_and_leave_room_for_the_backdrop(sample: list[Scene]) -> None:
     share = np.array([scene.mask.mean() for scene in sample])
-    extent = np.array([max(scene.box[2] - scene.box[0], scene.box[3] - scene.box[1]) for scene in sample]) / 128
+    boxes = np.array([scene.box for scene in sample])
+    extent = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) / 128
     assert share.min() > 0.02 and share.max() < 0.75
     assert extent.min() > 0.5 and extent.max() < 1
 
@@ -108,8 +109,7 @@ def test_left_is_the_viewers_left_mirrored_or_not(sample: list[Scene]) -> None:
     assert {parts["rear wheel"][1] < parts["front wheel"][1] for parts in cars} == {True, False}
 
 
-def test_the_mask_covers_what_differs_from_a_scene_without_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paint the same object otherwise, all else equal: only pixels of the object (and its soft rim) change."""
+def test_repainting_the_object_changes_its_mask_and_soft_rim_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     one = scenes.scene(2, 6)
     palette = scenes._palette
     calls = []
@@ -117,7 +117,9 @@ def test_the_mask_covers_what_differs_from_a_scene_without_the_object(monkeypatc
     def repainted(rng: np.random.Generator) -> tuple[scenes.Palette, float]:
         paints, light = palette(rng)
         calls.append(light)
-        return ({name: [255 - v for v in paints[name]] for name in paints} if len(calls) == 1 else paints), light
+        if len(calls) == 1:  # the object comes first, then litter
+            paints = {name: [255 - value for value in paint] for name, paint in paints.items()}
+        return paints, light
 
     monkeypatch.setattr(scenes, "_palette", repainted)
     changed = np.abs(one.image.astype(int) - scenes.scene(2, 6).image).max(axis=-1) > 8
@@ -178,7 +180,7 @@ def many() -> list[Scene]:
 def test_a_linear_model_needs_the_truth(
     many: list[Scene], features: Callable[[Scene], np.ndarray], low: float, high: float
 ) -> None:
-    """Pixels and colours are not enough for it; silhouettes are, so the model works and masks tell the classes."""
+    """Pixels and colours are not enough for it. Silhouettes are: the model works, masks tell classes."""
     x, labels = np.stack([features(scene) for scene in many]), np.array([scene.label for scene in many])
     train = np.arange(len(x)) < 120 * K
     x = (x - x[train].mean(axis=0)) / (x[train].std(axis=0) + 1e-6)

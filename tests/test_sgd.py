@@ -70,6 +70,13 @@ def test_two_steps_by_hand():
     assert (params["fc"]["b"].item(), velocity["fc"]["b"].item()) == (6.75, -0.75)
 
 
+def test_the_momentum_is_the_paper_s_and_nothing_decays_unless_told():
+    params, velocity = one_weight(8.0), one_weight(1.0)
+    sgd.step(params, one_weight(0.5), velocity, rate=0.2)
+    np.testing.assert_allclose(velocity["fc"]["w"], 0.9 - 0.2 * 0.5)
+    np.testing.assert_allclose(params["fc"]["w"], 8.8)
+
+
 def test_the_gradient_is_left_alone():
     params, grads, velocity = (draw(np.random.default_rng(seed)) for seed in range(3))
     before = copy.deepcopy(grads)
@@ -165,6 +172,13 @@ def test_without_a_clip_nothing_is_clipped():
     params = {"conv1": {"w": np.ones((1, 1, 1, 1))}}
     assert sgd.step(params, {"conv1": {"w": np.zeros((1, 1, 1, 1))}}, sgd.zeros_like(params), rate=1.0) == {}
     assert params["conv1"]["w"].item() == 1
+
+
+def test_a_clip_of_zero_is_one():
+    params = {"conv1": {"w": np.ones((1, 1, 1, 1))}}
+    grads = {"conv1": {"w": np.zeros((1, 1, 1, 1))}}
+    assert sgd.step(params, grads, sgd.zeros_like(params), rate=1.0, clip=0.0) == {"conv1": 1}
+    assert params["conv1"]["w"].item() == 0
 
 
 @pytest.mark.parametrize("which", ["gradient", "velocity"])

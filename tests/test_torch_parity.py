@@ -53,19 +53,12 @@ def test_logits_and_all_gradients_in_float32(case):
     assert_near(grads, torch_grads, tolerance)
 
 
-@pytest.mark.parametrize("arch", [models.TINY, models.MINI], ids=name_of)
+@pytest.mark.parametrize(
+    "arch", [models.TINY, models.MINI, models.SMALL, pytest.param(models.ZFNET, marks=pytest.mark.slow)], ids=name_of
+)
 def test_20_sgd_steps_end_at_the_same_weights(arch):
-    check_20_steps(arch, batch=4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", [models.SMALL, models.ZFNET, models.KRIZHEVSKY], ids=name_of)
-def test_20_sgd_steps_of_large_networks_end_at_the_same_weights(arch):
-    check_20_steps(arch, batch=1)
-
-
-def check_20_steps(arch, *, batch):
-    batches, start, trained = batches_for(arch, batch), params_of(arch), params_of(arch)
+    batches = batches_for(arch, 1 if arch is models.ZFNET else 4)
+    start, trained = params_of(arch), params_of(arch)
     clipped = train(arch, trained, batches)
     by_torch = torchnet.train(arch, start, batches, **RECIPE)
     for layer, each in trained.items():

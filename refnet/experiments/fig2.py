@@ -11,6 +11,7 @@ from refnet.backend import to_device, to_host
 from refnet.datasets import Dataset
 from refnet.deconv import DECONV, Strongest, Strongests, project, seeds
 from refnet.features import stream
+from refnet.geometry import clip_box
 from refnet.layers import Rules
 from refnet.weights import Checkpoint
 
@@ -135,6 +136,6 @@ def _boxes(arch: Arch, layer: str, best: Strongest) -> np.ndarray:
 
 def _cut(image: np.ndarray, box: np.ndarray, into: np.ndarray) -> None:
     """Copy the box of the image; what lies beyond the image is left as it is."""
-    row0, col0, row1, col1 = box
-    rows, cols = slice(max(row0, 0), min(row1, len(image))), slice(max(col0, 0), min(col1, image.shape[1]))
-    into[rows.start - row0 : rows.stop - row0, cols.start - col0 : cols.stop - col0] = image[rows, cols]
+    top, left, bottom, right = (int(edge) for edge in box)
+    row0, col0, row1, col1 = clip_box((top, left, bottom, right), (image.shape[0], image.shape[1]))
+    into[row0 - top : row1 - top, col0 - left : col1 - left] = image[row0:row1, col0:col1]

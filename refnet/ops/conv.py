@@ -69,19 +69,16 @@ def conv_transpose(r: Array, w: Array, *, stride: int = 1, pad: int = 0, hw: tup
         If dtypes or backends differ.
     """
     xp = check_same_dtype("conv_transpose", r=r, w=w)
-    size, c, m = w.shape[0], w.shape[2] * groups, w.shape[-1]
-    n, p, q, _ = r.shape
-    window = _check("conv_transpose", (n, *hw, c), w.shape, stride, pad, groups)
-    _check_outputs("conv_transpose", "r", r.shape, hw, window, m)
-    x = empty((n, *hw, c), r) if groups > 1 else None
-    for maps, filters in _groups(c, m, groups):
-        columns = empty((n * p * q, size * size * (c // groups)), r)
-        xp.matmul(_matrix(r[..., filters]), _matrix(w[..., filters]).T, out=columns)
-        part = fold(columns.reshape(n, p, q, size, size, c // groups), hw=hw, window=window)
-        if x is None:
-            return part
-        x[..., maps] = part
-    return x
+    c = w.shape[2] * groups if w.ndim == 4 else 0
+    window = _check("conv_transpose", (len(r), *hw, c), w.shape, stride, pad, groups)
+    _check_outputs("conv_transpose", "r", r.shape, (len(r), *hw), window, w.shape[3])
+    n, p, q, m = r.shape
+    parts = []
+    for _, filters in _groups(c, m, groups):
+        columns = empty((n, p, q, *w.shape[:3]), r)
+        xp.matmul(_matrix(r[..., filters]), _matrix(w[..., filters]).T, out=_rows(columns, n * p * q))
+        parts.append(fold(columns, hw=hw, window=window))
+    return parts[0] if groups == 1 else xp.concatenate(parts, axis=-1)
 
 
 def conv_grads(
@@ -111,9 +108,10 @@ def conv_grads(
         If dtypes or backends differ.
     """
     xp = check_same_dtype("conv_grads", x=x, dy=dy)
-    (n, p, q, m), c = dy.shape, x.shape[-1]
-    window = _check("conv_grads", x.shape, (size, size, c // groups, m), stride, pad, groups)
-    _check_outputs("conv_grads", "dy", dy.shape, x.shape[1:3], window, m)
+    c, m = x.shape[-1], dy.shape[-1]
+    window = _check("conv_grads", x.shape, (size, size, c // max(groups, 1), m), stride, pad, groups)
+    _check_outputs("conv_grads", "dy", dy.shape, x.shape[:3], window, m)
+    n, p, q, _ = dy.shape
     dw = empty((size, size, c // groups, m), x)
     for maps, filters in _groups(c, m, groups):
         columns = unfold(x[..., maps], out_hw=(p, q), window=window)
@@ -141,19 +139,19 @@ def _rows(columns: Array, n: int) -> Array:
 
 
 def _check(operation: str, x: tuple[int, ...], w: tuple[int, ...], stride: int, pad: int, groups: int) -> Window:
+    """The window, if it and the shapes of x and w fit each other."""
     if len(x) != 4 or len(w) != 4 or w[0] != w[1]:
-        raise ValueError(f"{operation}: x is {x} and w {w}; it needs x (N, H, W, C) and w (K, K, C, M)")
-    if x[3] != w[2] * groups or w[3] % groups:
+        raise ValueError(f"{operation}: x is {x} and w {w}; it needs x (N, H, W, C) and w (K, K, C / groups, M)")
+    if groups < 1 or x[3] != w[2] * groups or w[3] % groups:
         raise ValueError(f"{operation}: x has {x[3]} maps {x} but w filters {w[2] * groups} {w} in {groups} group(s)")
     window = Window(w[0], stride, pad)
-    if stride < 1 or pad < 0 or min(conv_size(n, window) for n in x[1:3]) < 1:
+    if stride < 1 or pad < 0 or window.size < 1 or min(conv_size(n, window) for n in x[1:3]) < 1:
         raise ValueError(f"{operation}: {window} does not fit x {x}")
     return window
 
 
-def _check_outputs(
-    operation: str, name: str, out: tuple[int, ...], hw: tuple[int, int], window: Window, m: int
-) -> None:
-    needs = (*(conv_size(n, window) for n in hw), m)
-    if tuple(out[1:]) != needs:
-        raise ValueError(f"{operation}: {name} is {out}, but {m} filters on {hw} with {window} give {needs}")
+def _check_outputs(operation: str, name: str, out: tuple[int, ...], x: tuple[int, ...], window: Window, m: int) -> None:
+    """ValueError unless ``out`` is the shape that m filters give on x (N, H, W)."""
+    needs = (x[0], *(conv_size(n, window) for n in x[1:]), m)
+    if tuple(out) != needs:
+        raise ValueError(f"{operation}: {name} is {out}, but {m} filters on {x} with {window} give {needs}")

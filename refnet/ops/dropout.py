@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from refnet.backend import Array, check_same_dtype
+from refnet.backend import Array, check_same_dtype, empty
 
 
 def dropout_mask(shape: tuple[int, ...], *, rate: float, rng: np.random.Generator, dtype: Any) -> np.ndarray:
@@ -23,5 +23,5 @@ def dropout_mask(shape: tuple[int, ...], *, rate: float, rng: np.random.Generato
 
 def dropout_forward(x: Array, mask: Array) -> Array:
     """y = x mask (section 3); its backward is the same product. TypeError if dtypes or backends differ."""
-    check_same_dtype("dropout_forward", x=x, mask=mask)
-    return x * mask
+    xp = check_same_dtype("dropout_forward", x=x, mask=mask)
+    return xp.multiply(x, mask, out=empty(x.shape, x))

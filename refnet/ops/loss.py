@@ -6,6 +6,7 @@ from refnet.backend import Array, array_module, check_same_dtype
 def softmax(y: Array) -> Array:
     """p[n, c] = exp(y[n, c]) / sum_d exp(y[n, d]) (section 2). TypeError unless float32 or float64."""
     xp = check_same_dtype("softmax", y=y)
+    y = xp.ascontiguousarray(y)
     e = xp.exp(y - y.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
@@ -38,7 +39,9 @@ def cross_entropy(y: Array, labels: Array) -> tuple[float, Array]:
         raise ValueError(f"cross_entropy: y is {y.shape} and labels {labels.shape}; it needs (N, C) and (N,), N > 0")
     if int(labels.min()) < 0 or int(labels.max()) >= y.shape[1]:
         raise ValueError(f"cross_entropy: labels run from {labels.min()} to {labels.max()}, classes to {y.shape[1]}")
-    rows = xp.arange(len(y))
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: labels are {labels.dtype}, they must be integers")
+    y, rows = xp.ascontiguousarray(y), xp.arange(len(y))
     shifted = y - y.max(axis=1, keepdims=True)
     log_p = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
     dy = xp.exp(log_p)

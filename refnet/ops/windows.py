@@ -31,8 +31,10 @@ def _meet(n: int, out_n: int, offset: int, window: Window) -> tuple[slice, slice
     _, stride, pad = window
     first = max(-(-(pad - offset) // stride), 0)
     last = min((n - 1 + pad - offset) // stride, out_n - 1)
+    if last < first:
+        return slice(0, 0), slice(0, 0)
     start = first * stride + offset - pad
-    return slice(first, last + 1), slice(start, start + max(last - first, -1) * stride + 1, stride)
+    return slice(first, last + 1), slice(start, start + (last - first) * stride + 1, stride)
 
 
 def unfold(x: Array, *, out_hw: tuple[int, int], window: Window) -> Array:

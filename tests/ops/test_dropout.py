@@ -8,6 +8,7 @@ from conftest import DTYPES, LAYOUTS, OTHER_DTYPES, CupyArray, assert_caught, as
 
 from refnet.ops.dropout import dropout_forward, dropout_mask
 
+pytestmark = pytest.mark.usefixtures("dirty_memory")
 RATES = [0.2, 0.5, 0.75, 0.0]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 

@@ -20,6 +20,8 @@ from conftest import (
 
 from refnet.ops.linear import linear_forward, linear_grads, linear_transpose
 
+pytestmark = pytest.mark.usefixtures("dirty_memory")
+
 
 class Case(NamedTuple):
     n: int

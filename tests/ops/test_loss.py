@@ -21,6 +21,8 @@ from conftest import (
 
 from refnet.ops.loss import cross_entropy, softmax
 
+pytestmark = pytest.mark.usefixtures("dirty_memory")
+
 
 class Case(NamedTuple):
     n: int

@@ -19,6 +19,8 @@ from conftest import (
 
 from refnet.ops.lrn import lrn_backward, lrn_forward
 
+pytestmark = pytest.mark.usefixtures("dirty_memory")
+
 
 class Case(NamedTuple):
     shape: tuple[int, ...]

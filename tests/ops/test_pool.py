@@ -21,6 +21,8 @@ from conftest import (
 
 from refnet.ops.pool import pool_forward, unpool
 
+pytestmark = pytest.mark.usefixtures("dirty_memory")
+
 
 class Case(NamedTuple):
     n: int

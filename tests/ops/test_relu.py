@@ -17,6 +17,7 @@ from conftest import (
 
 from refnet.ops.relu import relu_backward, relu_forward
 
+pytestmark = pytest.mark.usefixtures("dirty_memory")
 SHAPES = [(2, 3, 5, 2), (1, 7), (0, 3, 3, 2)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)

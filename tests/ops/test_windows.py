@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from refnet.geometry import Window, conv_size, pool_size
 from refnet.ops.windows import fold, taps, unfold
 
+pytestmark = pytest.mark.usefixtures("dirty_memory")
+
 
 class Case(NamedTuple):
     n: int

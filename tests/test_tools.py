@@ -168,7 +168,8 @@ def test_visualize_writes_sheets_and_numbers_that_agree(trained, photos, tmp_pat
     _, printed, _ = tool("visualize.py", *args, check=0)
     assert Path(printed.strip()) == tmp_path / "features.png"
     for name in ("features", "filters", "conv1", "pool2", "fc8"):
-        assert Image.open(tmp_path / f"{name}.png").width > 50
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.width > 50
     numbers = json.loads((tmp_path / "features.json").read_text())
     with h5py.File(tmp_path / "features.h5") as file:
         for layer, maps in numbers["layers"].items():

@@ -295,8 +295,9 @@ def test_nothing_is_learnt_from_noise():
 
 @pytest.mark.slow
 def test_the_default_recipe_learns_scenes():
-    data, val = datasets.load(None, side=64)
+    data, val = (part.subset(range(n)) for part, n in zip(datasets.load(None, side=64), (3000, 400), strict=True))
     arch = models.with_classes(models.MINI, len(data.classes))
-    checkpoint = train.begin(arch, DEFAULT, data, epochs=4, seed=0)
-    history = train.run(checkpoint, data, val, recipe=DEFAULT, epochs=4).history
-    assert history["val_top1"][-1] > 0.2  # chance is 0.083
+    recipe = replace(DEFAULT, batch=32, rate=0.02)
+    checkpoint = train.begin(arch, recipe, data, epochs=8, seed=0)
+    history = train.run(checkpoint, data, val, recipe=recipe, epochs=8).history
+    assert history["val_top1"][-1] > 0.4  # chance is 0.083

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from refnet import net
-from refnet.arch import Arch, Conv, Dropout, Norm, Pool, Relu
+from refnet.arch import Arch, Dropout, Norm, Pool, Relu
 from refnet.backend import cores
 
 _FLOAT = 4
@@ -33,13 +33,8 @@ def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int
     images = (1 + _BATCHES_AHEAD) * math.prod(arch.input)
     slices = net.slices(arch, batch)
     width = slices[0].stop if slices else 0
-    unfolded = max(
-        (math.prod(shapes[conv.name][:2]) * math.prod(arch.param_shapes()[conv.name]["w"][:-1]) * conv.groups)
-        for conv in arch.layers
-        if isinstance(conv, Conv)
-    )
     largest = max(math.prod(shape) for shape in shapes.values())
-    scratch = min(threads or cores(), len(slices)) * width * (2 * unfolded + 4 * largest)
+    scratch = min(threads or cores(), len(slices)) * width * (2 * net.unfolded_values(arch) + 4 * largest)
     return int(_FLOAT * (3 * arch.param_count() + _ROUNDING * (batch * (values + images) + scratch)))
 
 

@@ -7,6 +7,7 @@ Layers of maps run on a few images at a time, so that these stay in cache, and s
 first fully connected layer on, whose weights are large, the whole batch runs at once and the weights are cut.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -338,11 +339,19 @@ _MIN_SLICES = 16  # so that many cores find work
 
 def slices(arch: Arch, n: int) -> list[slice]:
     """Where a batch of ``n`` is cut for the layers of maps; depends on shapes alone."""
-    shapes = arch.shapes()
-    unfolded = [
-        4 * shapes[layer.name][0] * shapes[layer.name][1] * layer.size**2 * before[2]
-        for layer, before in zip(arch.layers, [arch.input, *shapes.values()], strict=False)
-        if isinstance(layer, Conv)
-    ]
-    size = _SLICE_BYTES // max(unfolded, default=1)
+    size = _SLICE_BYTES // (4 * max(unfolded_values(arch), 1))
     return parallel.cut(n, max(1, min(size, -(-n // _MIN_SLICES))))
+
+
+def unfolded_values(arch: Arch) -> int:
+    """Values of the largest unfolded input of a convolution, for one image."""
+    shapes = arch.shapes()
+    befores = [arch.input, *shapes.values()]
+    return max(
+        (
+            math.prod(shapes[layer.name][:2]) * layer.size**2 * before[2]
+            for layer, before in zip(arch.layers, befores, strict=False)
+            if isinstance(layer, Conv)
+        ),
+        default=0,
+    )

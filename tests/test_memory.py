@@ -1,0 +1,54 @@
+"""What a training step needs is estimated before the first one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from refnet import memory, models
+
+ROOT = Path(__file__).parents[1]
+MEASURE = """
+import resource, sys
+import numpy as np
+from refnet import models, net, sgd, train
+arch, batch = models.by_name(sys.argv[1]), int(sys.argv[2])
+rng = np.random.default_rng(0)
+rss = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = rss()
+params = net.init_params(arch, rng=rng)
+velocity, x = sgd.zeros_like(params), rng.standard_normal((batch, *arch.input), dtype=np.float32)
+for _ in range(2):
+    train.step(arch, params, velocity, x, np.zeros(batch, int), recipe=train.DEFAULT, rate=1e-3, rng=rng)
+ahead = 4 * x.nbytes  # the loader's, which did not run
+print(rss() - before + ahead)
+"""
+
+
+@pytest.mark.parametrize(("name", "batch"), [("small", 64), ("mini", 256)])
+def test_the_estimate_is_what_a_step_takes(name, batch):
+    command = [sys.executable, "-c", MEASURE, name, str(batch)]
+    measured = int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+    assert 0.75 < memory.training_bytes(models.by_name(name), batch) / measured < 1.4
+
+
+def test_more_images_and_more_threads_need_more():
+    needs = [memory.training_bytes(models.SMALL, n, threads=1) for n in (16, 64, 256)]
+    assert needs == sorted(set(needs))
+    assert memory.training_bytes(models.SMALL, 64, threads=2) > memory.training_bytes(models.SMALL, 64, threads=1)
+
+
+def test_a_batch_that_does_not_fit_is_told_what_would(monkeypatch):
+    there = memory.training_bytes(models.SMALL, 100, threads=1)
+    monkeypatch.setattr(memory, "available_bytes", lambda: there)
+    assert memory.check_batch(models.SMALL, 100, threads=1) == there
+    with pytest.raises(ValueError, match=r"small on 400 images needs about .* GB of memory, .* a batch of 100 fits"):
+        memory.check_batch(models.SMALL, 400, threads=1)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
+    with pytest.raises(ValueError, match="not even one image fits"):
+        memory.check_batch(models.SMALL, 1, threads=1)
+
+
+def test_this_machine_has_memory():
+    assert memory.available_bytes() > 1e7

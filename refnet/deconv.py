@@ -1,5 +1,6 @@
 """The deconvnet (section 2.1): find a map's strongest activations and project them back to pixels."""
 
+import math
 import threading
 from dataclasses import dataclass
 
@@ -98,7 +99,7 @@ class Strongests:
         if self.layers is not None and layer not in self.layers:
             return
         n, maps = len(y), y.shape[-1]
-        flat = y.reshape(n, -1, maps)
+        flat = y.reshape(n, math.prod(y.shape[1:-1]), maps)
         peaks = to_host(flat.max(axis=1))
         with self._lock:
             best = self._best.setdefault(layer, self._nothing(maps))
@@ -124,9 +125,18 @@ class Strongests:
             for m in np.unique(new_map):
                 rows = new_map == m
                 both = {key: np.concatenate([best[key][m], found[key][rows].ravel()]) for key in best}
-                order = np.lexsort((both["place"], both["image"], -both["value"]))[: self.top]
+                order = self._ranking(both)[: self.top]
                 for key in best:
                     best[key][m] = both[key][order]
+
+    def _ranking(self, found: dict[str, np.ndarray]) -> np.ndarray:
+        """Order by value, then image, then place; of an image that was seen before only its first, unless all count."""
+        order = np.lexsort((found["place"], found["image"], -found["value"]))
+        if not self.one_per_image:
+            return order
+        image = found["image"][order]
+        first = np.isin(np.arange(len(image)), np.unique(image, return_index=True)[1])
+        return order[first | (image < 0)]
 
     def of(self, layer: str) -> Strongest:
         """What was found for a layer."""

@@ -35,7 +35,14 @@ def probabilities(
     device: str = "cpu",
     threads: int | None = None,
 ) -> tuple[Array, Array]:
-    """Softmax of every image (N, classes) float64, with ten crops their mean (section 3), and the labels (N,)."""
+    """Softmax of every image (N, classes) float64, with ten crops their mean (section 3), and the labels (N,).
+
+    Raises ValueError if the data's classes are not the network's, or no image can be read.
+    """
+    if checkpoint.classes and checkpoint.classes != dataset.classes:
+        raise ValueError(
+            f"the network knows {checkpoint.classes}, the data has {dataset.classes}: they must be the same"
+        )
     found = [
         (softmax(y.astype(np.float64)), labels)
         for y, labels, _ in stream(checkpoint, dataset, ten_crop=ten_crop, batch=batch, device=device, threads=threads)

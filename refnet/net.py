@@ -17,7 +17,7 @@ import numpy as np
 
 from refnet import parallel
 from refnet.arch import Arch, Conv, Dropout, Layer, Linear, Params, Shape
-from refnet.backend import Array, array_module, empty, to_device, to_host
+from refnet.backend import Array, array_module, empty, to_device, to_host, zeros
 from refnet.layers import GRADIENT, Kept, Rules, back, grads
 from refnet.layers import forward as forward_layer
 from refnet.ops.dropout import dropout_mask
@@ -177,7 +177,10 @@ def backward(trace: Trace, params: Params, dy: Array, *, input_grad: bool = True
         sums[layer]["b"].add(index, db)
 
     dx = back_through(trace, params, dy, rules=GRADIENT, collect=collect, to_input=input_grad)
-    return dx, {name: {key: each.total for key, each in layer.items()} for name, layer in sums.items()}
+    totals = {name: {key: each.total for key, each in layer.items()} for name, layer in sums.items()}
+    if not trace.n:  # no slice gave anything
+        totals = {name: {key: zeros(a.shape, a) for key, a in params[name].items()} for name in sums}
+    return dx, totals
 
 
 def back_through(
@@ -218,7 +221,8 @@ def back_through(
         raise ValueError(f"the signal is {r.shape}, but {arch.layers[-1].name} of the trace is {(trace.n, *last)}")
     if image is not None and (len(image) != len(r) or (len(r) and not 0 <= min(image) <= max(image) < trace.n)):
         raise ValueError(f"{len(r)} signals for images {list(image)[:9]}: one for each, from 0 to {trace.n - 1}")
-    if array_module(r, trace.like) and r.dtype != trace.like.dtype:
+    array_module(r, trace.like)  # raises where backends differ
+    if r.dtype != trace.like.dtype:
         raise TypeError(f"the signal is {r.dtype}, but the trace {trace.like.dtype}")
     layers = list(zip(arch.layers, [arch.input, *shapes.values()], strict=False))  # each with its input's shape
     split = _first_linear(arch)
@@ -227,11 +231,11 @@ def back_through(
         part: list[tuple[Layer, Shape]], index: int, kept: dict[str, Kept], r: Array, threads: int | None
     ) -> Array:
         for layer, below in reversed(part):
-            if collect is not None and isinstance(layer, Conv | Linear):
-                collect(layer.name, index, *grads(layer, kept[layer.name], r, threads=threads))
-            if layer is arch.layers[0] and not to_input:
-                return None
             with _naming(layer):
+                if collect is not None and isinstance(layer, Conv | Linear):
+                    collect(layer.name, index, *grads(layer, kept[layer.name], r, threads=threads))
+                if layer is arch.layers[0] and not to_input:
+                    return None
                 p = params.get(layer.name, {})
                 r = back(layer, p, kept[layer.name], r, below=below, rules=rules, threads=threads)
         return r

@@ -27,6 +27,8 @@ def run(work: Callable[[Part], Result], parts: Sequence[Part], *, threads: int |
 
     ``work`` must not call `run` itself. The first exception is raised once the parts already started have ended.
     """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}, it needs 1 or more")
     threads = min(threads or cores(), len(parts))
     with one_blas_thread():
         if threads <= 1:

@@ -46,6 +46,16 @@ class Recipe:
     drop: float = 10.0
     patience: int = 5
 
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, str):
+            good = self.schedule in ("one-cycle", "plateau")
+        else:
+            epochs = [epoch for epoch, _ in self.schedule]
+            good = epochs[:1] == [0] and epochs == sorted(set(epochs))
+        if not good:
+            needs = "one-cycle, plateau, or pairs of an epoch and its rate, from epoch 0"
+            raise ValueError(f"schedule is {self.schedule!r}, it needs {needs}")
+
 
 # What the paper says; weight decay and the factor of the drops are Krizhevsky's.
 PAPER = Recipe(
@@ -72,7 +82,7 @@ def begin(arch: Arch, recipe: Recipe, data: Dataset, *, epochs: int, seed: int) 
     Raises
     ------
     ValueError
-        If the network's outputs are fewer than the data's classes, or no image can be read.
+        If the network has another number of outputs than the data classes, or no image can be read.
     """
     rng = np.random.default_rng([seed, _INIT])
     params = net.init_params(arch, rng=rng, init=recipe.init)

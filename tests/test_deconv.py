@@ -370,3 +370,22 @@ def test_several_layers_are_searched_at_once_and_others_left_out():
 def test_top_must_be_positive():
     with pytest.raises(ValueError, match="top is 0, it needs 1 or more"):
         Strongests(top=0)
+
+
+def test_an_image_that_comes_again_still_counts_once():
+    """As its ten crops do, and data that are streamed twice."""
+    y = np.random.default_rng(0).random((40, 3, 3, 2))
+    images = np.repeat(np.arange(4), 10)
+    found = Strongests(top=3)
+    for part in (slice(0, 25), slice(25, 40), slice(0, 40)):
+        found.watch("", images[part], y[part])
+    best = found.of("")
+    for m in range(2):
+        peaks = y[..., m].reshape(4, -1).max(axis=1)
+        order = np.argsort(-peaks)[:3]
+        assert best.image[m].tolist() == order.tolist()
+        np.testing.assert_array_equal(best.value[m], peaks[order])
+
+
+def test_strongest_of_no_images_is_empty_ranks():
+    assert (strongest(np.zeros((0, 3, 3, 2))).image == -1).all()

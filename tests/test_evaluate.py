@@ -141,3 +141,9 @@ def test_networks_of_other_classes_are_refused():
 def test_no_network_is_refused():
     with pytest.raises(ValueError, match="needs networks"):
         evaluate([], pictures(PIXELS))
+
+
+def test_classes_in_another_order_are_refused():
+    data = pictures(PIXELS)
+    with pytest.raises(ValueError, match="they must be the same"):
+        probabilities(CHECKPOINT, replace(data, classes=data.classes[::-1]))

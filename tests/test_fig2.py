@@ -173,3 +173,9 @@ def test_an_unknown_layer_gets_the_names_that_exist():
 def test_where_no_image_can_be_read_it_says_so():
     with pytest.raises(ValueError, match="none of the 2 images could be read"):
         fig2.run(CHECKPOINT, pictures(noise(2, 32), bad=(0, 1)), layers=["relu1"])
+
+
+@pytest.mark.parametrize("options", [{"layers": []}, {"maps": 0}])
+def test_nothing_to_show_is_refused(options):
+    with pytest.raises(ValueError, match="it needs one or more of each"):
+        fig2.run(CHECKPOINT, SCENES, **{"layers": LAYERS, **options})

@@ -422,3 +422,16 @@ def test_rules_that_do_not_exist_are_refused():
     for unknown in ({"relu": "Forward"}, {"norm": "forward"}):
         with pytest.raises(ValueError, match="relu is forward, signal or both, and norm gradient or skip"):
             replace(GRADIENT, **unknown)
+
+
+def test_no_images_give_gradients_of_zero():
+    params = params_of(TINY)
+    y, trace = net.forward(TINY, params, images_for(TINY)[:0])
+    _, grads = net.backward(trace, params, y)
+    assert all(not grads[name][key].any() for name in params for key in params[name])
+    assert {name: {key: a.shape for key, a in layer.items()} for name, layer in grads.items()} == TINY.param_shapes()
+
+
+def test_threads_must_be_positive():
+    with pytest.raises(ValueError, match="threads is -1, it needs 1 or more"):
+        net.predict(TINY, params_of(TINY), images_for(TINY), threads=-1)

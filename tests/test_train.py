@@ -301,3 +301,9 @@ def test_the_default_recipe_learns_scenes():
     checkpoint = train.begin(arch, recipe, data, epochs=8, seed=0)
     history = train.run(checkpoint, data, val, recipe=recipe, epochs=8).history
     assert history["val_top1"][-1] > 0.4  # chance is 0.083
+
+
+@pytest.mark.parametrize("schedule", ["cosine", (), ((1, 0.1),), ((0, 0.1), (5, 0.01), (3, 0.2))])
+def test_a_schedule_that_cannot_be_followed_is_refused(schedule):
+    with pytest.raises(ValueError, match="it needs one-cycle, plateau, or pairs"):
+        replace(DEFAULT, schedule=schedule)

@@ -70,8 +70,9 @@ def run(
     ValueError
         If a layer does not exist, or no image can be read.
     """
-    arch = checkpoint.arch
-    last = max(layers, key=arch.index)
+    if not layers or (maps is not None and maps < 1):
+        raise ValueError(f"{len(layers)} layers and {maps} maps are asked for; it needs one or more of each")
+    last = max(layers, key=checkpoint.arch.index)
     found = Strongests(tuple(layers), top=top, one_per_image=one_per_image)
     done = 0
     for y, _, _ in stream(checkpoint, dataset, layer=last, watch=found.watch, device=device, threads=threads):
@@ -101,6 +102,8 @@ def _features(
     threads: int | None,
 ) -> LayerFeatures:
     """Project the strongest activations of ``maps``, a few images at a time."""
+    if (best.image < 0).all():
+        raise ValueError(f"{layer} has no activation that is a number: the weights have diverged")
     arch = checkpoint.arch.upto(layer)
     boxes = _boxes(arch, layer, best)
     size = boxes[0, 0, 2] - boxes[0, 0, 0], boxes[0, 0, 3] - boxes[0, 0, 1]

@@ -112,6 +112,15 @@ class Arch:
             raise ValueError(f"no layer {layer!r} in {self.name}; its layers are {' '.join(names)}")
         return names.index(layer)
 
+    @property
+    def side(self) -> int:
+        """Side of the square input; ValueError if it is not square, as all images that refnet reads are."""
+        if self.input[0] != self.input[1]:
+            raise ValueError(
+                f"{self.name} needs images of {self.input[0]} x {self.input[1]}; only square ones are read"
+            )
+        return self.input[0]
+
     def upto(self, layer: str) -> "Arch":
         """The same network, ending with the layer called ``layer``."""
         return Arch(self.name, self.input, self.layers[: self.index(layer) + 1])

@@ -1,7 +1,9 @@
 """Labelled images, a folder of classes or the drawn scenes, read when asked for."""
 
 import functools
+import hashlib
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -63,6 +65,11 @@ class Dataset:
             except (OSError, ValueError) as error:
                 self.skipped[name] = str(error)
         raise ValueError(f"{name}: {self.skipped[name]}")
+
+    def digest(self) -> str:
+        """A short fingerprint of the classes, names and labels (not of the pixels)."""
+        text = json.dumps([self.classes, list(self.names), self.labels.tolist()])
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
     def subset(self, indices: Iterable[int]) -> "Dataset":
         """The images at ``indices``, in their order."""
@@ -153,7 +160,11 @@ def _class_folders(root: Path, part: str, side: int, classes: Sequence[str] | No
     known = tuple(classes or found)
     places = _places(str(folder), found, known)
     files = [
-        [Path(part, name, file).as_posix() for file in _visible(folder / name, os.DirEntry.is_file)] for name in found
+        [Path(part, name, file).as_posix() for file in _visible(folder / name, lambda entry: not entry.is_dir())]
+        for name in found
+    ]
+    deeper = [
+        Path(part, name, each).as_posix() for name in found for each in _visible(folder / name, os.DirEntry.is_dir)
     ]
     good = [[file for file in inside if file.lower().endswith(EXTENSIONS)] for inside in files]
     if empty := [name for name, inside in zip(found, good, strict=True) if not inside]:
@@ -166,7 +177,10 @@ def _class_folders(root: Path, part: str, side: int, classes: Sequence[str] | No
         names=names,
         side=side,
         read=lambda i: images.square(images.decode(root / names[i], side=side), side),
-        skipped=dict.fromkeys(others, f"its extension is none of {' '.join(EXTENSIONS)}"),
+        skipped={
+            **dict.fromkeys(others, f"its extension is none of {' '.join(EXTENSIONS)}"),
+            **dict.fromkeys(deeper, "a folder inside a class folder is not looked into"),
+        },
     )
 
 

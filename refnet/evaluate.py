@@ -43,14 +43,17 @@ def probabilities(
         raise ValueError(
             f"the network knows {checkpoint.classes}, the data has {dataset.classes}: they must be the same"
         )
+    outputs = checkpoint.arch.shapes()[checkpoint.arch.layers[-1].name][-1]
+    if len(dataset.classes) != outputs:
+        raise ValueError(f"the network has {outputs} outputs, the data {len(dataset.classes)} classes")
     found = [
-        (softmax(y.astype(np.float64)), labels)
+        (softmax(y.astype(np.float64)).mean(axis=tuple(range(1, y.ndim - 1))), labels)
         for y, labels, _ in stream(checkpoint, dataset, ten_crop=ten_crop, batch=batch, device=device, threads=threads)
     ]
     if not any(len(labels) for _, labels in found):
         raise ValueError(f"none of the {len(dataset)} images could be read")
     p, labels = (np.concatenate(each) for each in zip(*found, strict=True))
-    return p.mean(axis=1) if ten_crop else p, labels
+    return p, labels
 
 
 def score(p: Array, labels: Array, classes: Sequence[str]) -> Scores:

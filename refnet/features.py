@@ -13,6 +13,13 @@ from refnet.weights import Checkpoint
 Watch = Callable[[str, np.ndarray, Array], None]
 
 
+def check_input(checkpoint: Checkpoint) -> None:
+    """ValueError unless the network was made for images as refnet reads them."""
+    if (checkpoint.colour_order, checkpoint.input_range) != ("RGB", 255):
+        made_for = f"{checkpoint.colour_order} images of 0..{checkpoint.input_range:g}"
+        raise ValueError(f"the network was made for {made_for}; images are read as RGB of 0..255")
+
+
 def stream(
     checkpoint: Checkpoint,
     dataset: Dataset,
@@ -38,14 +45,17 @@ def stream(
     y : (n, *shape of the layer), or (n, 10, *shape) with ``ten_crop``
     labels, indices : (n,) int64; bad images are missing
     """
+    check_input(checkpoint)
     params = net.on_device(checkpoint.params, device)
+    dtype = next(iter(params.values()))["w"].dtype
     batches = loader.in_order(
         dataset,
         batch=max(1, batch // 10) if ten_crop else batch,
-        size=checkpoint.arch.input[0],
+        size=checkpoint.arch.side,
         mean=checkpoint.mean,
         scale=checkpoint.scale,
         ten_crop=ten_crop,
+        threads=threads,
     )
     for x, labels, indices in batches:
         flat = x.reshape(-1, *checkpoint.arch.input)
@@ -58,7 +68,7 @@ def stream(
         y = net.predict(
             checkpoint.arch,
             params,
-            to_device(flat, device),
+            to_device(flat.astype(dtype, copy=False), device),
             stop=layer,
             watch=seen if watch is not None else None,
             threads=threads,

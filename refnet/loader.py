@@ -9,8 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from refnet import images
+from refnet.backend import cores
 from refnet.datasets import Dataset, Labels
 from refnet.images import Augment, Floats, Pixels
+
+AHEAD = 3  # batches made before they are asked for
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,8 +45,8 @@ def minibatches(
     scale: float,
     rng: np.random.Generator,
     start: int = 0,
-    threads: int = 2,
-    ahead: int = 3,
+    threads: int | None = None,
+    ahead: int = AHEAD,
 ) -> Generator[Batch, None, None]:
     """One epoch of training crops in random order, made on threads, at most ``ahead`` batches in advance.
 
@@ -69,8 +72,8 @@ def in_order(
     mean: Floats,
     scale: float,
     ten_crop: bool = False,
-    threads: int = 2,
-    ahead: int = 3,
+    threads: int | None = None,
+    ahead: int = AHEAD,
 ) -> Generator[Batch, None, None]:
     """Every image once, in order: its centre crop, or the paper's ten."""
     crops: Callable[[Floats, int], Floats] = images.ten_crop if ten_crop else images.centre_crop
@@ -84,7 +87,7 @@ def in_order(
     return _batches(dataset, order, _parts(len(order), batch), cut, shape=shape, threads=threads, ahead=ahead)
 
 
-def mean_image(dataset: Dataset, *, threads: int = 2) -> Floats:
+def mean_image(dataset: Dataset, *, threads: int | None = None) -> Floats:
     """Per-pixel mean (paper sec. 3) over the images that can be read: (side, side, 3), in 0..255.
 
     The others are in ``skipped`` afterwards. Sums of integers are exact: threads don't change a bit.
@@ -104,7 +107,7 @@ def mean_image(dataset: Dataset, *, threads: int = 2) -> Floats:
         return total, count
 
     total, count = np.zeros((), np.int64), 0
-    for part, good in _ahead(add, _parts(len(order), 64), threads=threads, ahead=2 * threads):
+    for part, good in _ahead(add, _parts(len(order), 64), threads=threads, ahead=2 * AHEAD):
         total, count = total + part, count + good
     if not count:
         name = dataset.names[0]
@@ -134,7 +137,7 @@ def _batches(
     cut: Callable[[int, Pixels], Floats],
     *,
     shape: tuple[int, ...],
-    threads: int,
+    threads: int | None,
     ahead: int,
 ) -> Generator[Batch, None, None]:
     """A batch per part: what ``cut(place, pixels)``, of this shape, makes of the images at its places in ``order``."""
@@ -151,13 +154,13 @@ def _batches(
 
 
 def _ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int | None, ahead: int
 ) -> Generator[Result, None, None]:
-    """function(item) for each item, in order, on threads at most ``ahead`` items ahead of the consumer.
+    """function(item) for each item, in order, on threads (default: all cores), at most ``ahead`` items early.
 
     An exception comes out in the place of its result. After it, or when the generator is closed, threads end.
     """
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(threads or cores())
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:

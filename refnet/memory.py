@@ -3,12 +3,11 @@
 import math
 from pathlib import Path
 
-from refnet import net
+from refnet import loader, net
 from refnet.arch import Arch, Dropout, Norm, Pool, Relu
 from refnet.backend import cores
 
 _FLOAT = 4
-_BATCHES_AHEAD = 4  # that the loader has made before they are asked for
 _ROUNDING = 1.15  # the arena rounds sizes up
 
 
@@ -30,7 +29,7 @@ def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int
                 values += 2 * size  # and the scale or the mask
             case _:
                 values += size
-    images = (1 + _BATCHES_AHEAD) * math.prod(arch.input)
+    images = (2 + loader.AHEAD) * math.prod(arch.input)  # this batch, the next one, and those made ahead
     slices = net.slices(arch, batch)
     width = slices[0].stop if slices else 0
     largest = max(math.prod(shape) for shape in shapes.values())
@@ -57,7 +56,7 @@ def check_batch(arch: Arch, batch: int, *, threads: int | None = None) -> int:
     Raises
     ------
     ValueError
-        If they are not: names the largest batch that fits.
+        If they are not: names a batch that fits.
     """
     needs, there = training_bytes(arch, batch, threads=threads), available_bytes()
     if needs <= there:

@@ -141,7 +141,7 @@ def forward(
     """Like `predict`, but also returns the trace that `backward` and the deconvnet walk back.
 
     With ``rng`` it is a training run: dropout draws its masks from it. ``x`` must not be written to while
-    the trace is used; ``y`` may.
+    the trace is used; ``y`` may. Raises as `predict` does.
     """
     arch = arch if stop is None else arch.upto(stop)
     shapes, masks = arch.shapes(), {}
@@ -167,6 +167,13 @@ def backward(trace: Trace, params: Params, dy: Array, *, input_grad: bool = True
     -------
     dx : (N, H, W, C) or None
     grads : like ``params``, for the layers of the trace
+
+    Raises
+    ------
+    ValueError
+        If ``dy`` is not like the trace's last output, or a parameter is missing.
+    TypeError
+        If dtypes or backends differ.
     """
     sums: dict[str, dict[str, parallel.OrderedSum]] = {
         name: {"w": parallel.OrderedSum(), "b": parallel.OrderedSum()} for name in trace.arch.param_shapes()

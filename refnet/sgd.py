@@ -39,6 +39,8 @@ def step(
     ------
     ValueError
         If ``grads`` or ``velocity`` lack a layer or differ in shape.
+    TypeError
+        If dtypes or backends differ.
     """
     work = []
     for name, layer in params.items():

@@ -52,6 +52,9 @@ class Recipe:
         else:
             epochs = [epoch for epoch, _ in self.schedule]
             good = epochs[:1] == [0] and epochs == sorted(set(epochs))
+        rates = [self.rate] if isinstance(self.schedule, str) else [rate for _, rate in self.schedule]
+        if not all(0 < rate < math.inf for rate in rates):
+            raise ValueError(f"the learning rate is {rates}, it needs a number above 0")
         if not good:
             needs = "one-cycle, plateau, or pairs of an epoch and its rate, from epoch 0"
             raise ValueError(f"schedule is {self.schedule!r}, it needs {needs}")
@@ -73,7 +76,7 @@ _INIT, _ORDER, _DROPOUT = range(3)  # purposes of the random streams
 
 def image_side(arch: Arch) -> int:
     """Side that images are resized to before the crop: 256 for 224 (section 3), 128 for 112, 64 for 56."""
-    return max(32 * round(arch.input[0] / 28), arch.input[0])
+    return max(32 * round(arch.side / 28), arch.side)
 
 
 def begin(arch: Arch, recipe: Recipe, data: Dataset, *, epochs: int, seed: int) -> Checkpoint:
@@ -92,7 +95,7 @@ def begin(arch: Arch, recipe: Recipe, data: Dataset, *, epochs: int, seed: int) 
         loader.mean_image(data),
         scale=recipe.scale,
         classes=data.classes,
-        recipe=declared(recipe, epochs),
+        recipe={**declared(recipe, epochs), "data": data.digest()},
         seed=seed,
         optimizer=sgd.zeros_like(params),
         rng=asdict(Progress()),
@@ -216,12 +219,13 @@ def run(
         batches = loader.minibatches(
             train,
             batch=recipe.batch,
-            size=arch.input[0],
+            size=arch.side,
             augment=recipe.augment,
             mean=checkpoint.mean,
             scale=checkpoint.scale,
             rng=np.random.default_rng([seed, _ORDER, epoch]),
             start=progress.step,
+            threads=threads,
         )
         clock = time.perf_counter()
         for x, labels, _ in batches:
@@ -249,6 +253,8 @@ def run(
                 batches.close()
                 keep()
                 return checkpoint
+        if not progress.images:
+            raise ValueError(f"none of the {len(train)} images could be read in epoch {epoch + 1}")
         checkpoint.params = net.on_host(params)
         found = score(*probabilities(checkpoint, val, device=device, threads=threads), val.classes)
         for name, value in {

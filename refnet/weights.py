@@ -172,7 +172,7 @@ def _unpack(arch: Arch, content: Content) -> Checkpoint:
     return Checkpoint(
         arch,
         _nested("params", arch, arrays),
-        _widened(arrays["/input/mean"]),
+        arrays["/input/mean"].astype(np.float32, copy=False),
         scale=arrays["/input/scale"].item(),
         classes=tuple(name.decode() for name in arrays["/classes"].tolist()) if "/classes" in arrays else (),
         recipe=_from_json(root["recipe"], "recipe"),
@@ -272,6 +272,7 @@ def _check_root(attributes: dict[str, Any]) -> None:
         for name, want in _ROOT.items()
         if got[name] != want and type(got[name]) is not want
     ]
+    problems += [f"{name} is extra" for name in attributes if name not in got]
     if problems:
         raise ValueError(f"attributes do not fit: {'; '.join(problems)}")
 
@@ -284,6 +285,7 @@ def _check(arch: Arch, content: Content) -> None:
     for path in shapes.keys() & datasets.keys():
         array, text = datasets[path], path in ("/classes", "/rng")
         named = content.attributes.get(path, {}).get("axes")
+        problems += [f"{path} has the attribute {name}" for name in content.attributes.get(path, {}) if name != "axes"]
         if array.shape != shapes[path]:
             problems.append(f"{path} is {array.shape}, it needs {shapes[path]}")
         if not (array.dtype.kind == "S" if text else array.dtype in _FLOATS):

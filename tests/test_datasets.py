@@ -129,7 +129,8 @@ def test_hidden_files_and_folders_are_ignored(classes):
     put(classes / "loose.png")
     (classes / "ant" / "folder.png").mkdir()
     after = datasets.load_whole(classes, side=8)
-    assert after.names == before.names and after.classes == before.classes and not after.skipped
+    assert after.names == before.names and after.classes == before.classes
+    assert after.skipped == {"ant/folder.png": "a folder inside a class folder is not looked into"}
 
 
 def test_extensions_in_any_case_and_others_counted(tmp_path):

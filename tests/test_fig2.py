@@ -1,5 +1,7 @@
 """Figure 2 on TINY and a few scenes: the right activations, their patches pixel by pixel, their projections."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fixtures import assert_near, bits, checkpoint_of, noise, pictures
@@ -79,7 +81,9 @@ def test_patches_are_the_pixels_of_the_box(found):
     hanging_over = 0
     for each, place, box in activations(found):
         image = pixels[each.strongest.image[place]]
-        np.testing.assert_array_equal(each.patches[place], padded(image, box, fill=128))
+        excited = each.strongest.value[place] > 0  # what excites nothing has no patch
+        patch = padded(image, box, fill=128) if excited else np.full_like(each.patches[place], 128)
+        np.testing.assert_array_equal(each.patches[place], patch)
         hanging_over += min(box) < 0 or max(box) > 19
     assert hanging_over
 
@@ -90,6 +94,9 @@ def test_projections_are_of_the_one_activation_in_its_image(rules):
     _, x = crops()
     for each, (m, rank), box in activations(found):
         best, i = each.strongest, each.strongest.image[m, rank]
+        if best.value[m, rank] <= 0:
+            assert not each.projections[m, rank].any()
+            continue
         y, trace = net.forward(models.TINY, CHECKPOINT.params, x[i : i + 1], stop=each.layer)
         seed = seeds(y, [0], [m], [best.row[m, rank]], [best.col[m, rank]])
         whole = project(trace, CHECKPOINT.params, seed, rules=deconv.RULES[rules])[0]
@@ -179,3 +186,16 @@ def test_where_no_image_can_be_read_it_says_so():
 def test_nothing_to_show_is_refused(options):
     with pytest.raises(ValueError, match="it needs one or more of each"):
         fig2.run(CHECKPOINT, SCENES, **{"layers": LAYERS, **options})
+
+
+def test_dead_maps_are_not_drawn_and_shown_empty_if_all_are_asked_for():
+    params = {name: {key: a.copy() for key, a in layer.items()} for name, layer in CHECKPOINT.params.items()}
+    params["conv2"]["b"][[1, 4, 6]] = -1e3
+    dead = replace(CHECKPOINT, params=params)
+    (some,) = fig2.run(dead, SCENES, layers=["relu2"], maps=8)
+    assert not {1, 4, 6} & set(some.maps) and len(some.maps) <= 5
+    (every,) = fig2.run(dead, SCENES, layers=["relu2"], maps=None)
+    assert not every.projections[[1, 4, 6]].any() and (every.patches[[1, 4, 6]] == 128).all()
+    params["conv2"]["b"][:] = -1e3
+    with pytest.raises(ValueError, match="relu2 has no map that any image excites"):
+        fig2.run(dead, SCENES, layers=["relu2"], maps=8)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import h5py
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refnet import images, weights
+from refnet import images, sgd, train, weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,19 +55,19 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "tiny.h5"
-    args = ("--data", photos, "--arch", "tiny", "--epochs", 4, "--batch", 8, "--keep", "1,3", "--out", out)
+    args = ("--data", photos, "--arch", "tiny", "--epochs", 12, "--batch", 8, "--keep", "1,3", "--out", out)
     return out, tool("train.py", *args, check=0), args
 
 
 def test_training_writes_a_finished_file_and_says_what_it_skipped(trained, photos):
     out, (_, printed, err), _ = trained
     checkpoint = weights.load(out)
-    assert checkpoint.finished and checkpoint.epoch == 4 and checkpoint.optimizer is None
+    assert checkpoint.finished and checkpoint.epoch == 12 and checkpoint.optimizer is None
     assert checkpoint.classes == ("blue", "red")
     assert checkpoint.history["val_top1"][-1] == 1.0
     assert f"{out}: top-1 100.0% on 16 validation images" in printed
     assert "skipped train/red/broken.jpg" in err and "1 files skipped" in err
-    assert err.count("epoch ") == 4
+    assert err.count("epoch ") == 12
 
 
 def test_the_asked_epochs_are_kept(trained):
@@ -80,7 +81,7 @@ def test_resuming_a_finished_training_says_so(trained):
     out, _, args = trained
     before = out.read_bytes()
     _, printed, _ = tool("train.py", *args, "--resume", check=0)
-    assert "finished after 4 epochs, nothing to do" in printed
+    assert "finished after 12 epochs, nothing to do" in printed
     assert out.read_bytes() == before
 
 
@@ -93,8 +94,8 @@ def test_a_file_that_exists_is_not_written_over(trained):
 
 def test_resuming_another_training_is_refused(trained):
     _, _, args = trained
-    message = mistake("train.py", *args, "--resume", "--rate", 0.5, "--seed", 7)
-    assert "seed 0, not 7" in message and "rate 0.03, not 0.5" in message
+    message = mistake("train.py", *args, "--resume", "--recipe", "paper", "--seed", 7)
+    assert "seed 0, not 7" in message and "init 'he', not 'paper'" in message
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -119,6 +120,21 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(trained, tmp_path, nu
     tool("train.py", *args, "--resume", check=0)
     one, other = weights.load(whole).params, weights.load(out).params
     assert all(one[n][k].tobytes() == other[n][k].tobytes() for n in one for k in one[n])
+
+
+def test_resuming_without_the_training_s_state_is_refused(trained):
+    out, _, args = trained
+    message = mistake("train.py", *args[:-1], out.with_suffix(".epoch001.h5"), "--resume")
+    assert "without the state of their training" in message
+
+
+def test_resuming_on_other_images_is_refused(trained, photos, tmp_path):
+    kept = weights.load(trained[0].with_suffix(".epoch001.h5"))
+    begun = replace(kept, optimizer=sgd.zeros_like(kept.params), rng=asdict(train.Progress()))
+    weights.save(tmp_path / "begun.h5", begun)
+    args = ("--data", photos / "val", *trained[2][2:-1], tmp_path / "begun.h5", "--resume")
+    _, _, err = tool("train.py", *args, check=2)
+    assert "was trained on other images" in err.splitlines()[-1]
 
 
 def test_resume_with_nothing_to_resume_starts_afresh(photos, tmp_path):

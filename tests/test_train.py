@@ -113,7 +113,7 @@ def test_the_recipe_is_kept_as_json_gives_it_back():
     recipe = replace(PAPER, schedule=((0, 0.5), (2, 0.25)))
     kept = begun(recipe, epochs=7).recipe
     assert kept["schedule"] == [[0, 0.5], [2, 0.25]] and kept["epochs"] == 7 and kept["augment"]["crops"] == "ten"
-    assert kept.keys() == {*asdict(PAPER), "epochs"}
+    assert kept.keys() == {*asdict(PAPER), "epochs", "data"}
 
 
 def test_a_network_of_other_outputs_than_classes_is_refused():

@@ -32,12 +32,14 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def at_least_one(args: argparse.Namespace, *names: str) -> None:
-    """ValueError unless each of these arguments is 1 or more, or was not given."""
+def check_counts(args: argparse.Namespace, *names: str) -> None:
+    """ValueError unless each of these arguments is 1 or more, or was not given, and the seed 0 or more."""
     for name in names:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {value}, it needs 1 or more")
+    if getattr(args, "seed", 0) < 0:
+        raise ValueError(f"--seed is {args.seed}, it needs 0 or more")
 
 
 def report_skipped(*data: Dataset) -> None:
@@ -66,5 +68,8 @@ def run(main: Callable[[], None]) -> NoReturn:
         named = isinstance(error, OSError) and error.filename is not None
         text = f"{error.filename}: {error.strerror}" if named else str(error)
         print(f"{Path(sys.argv[0]).name}: {' '.join(text.split())}", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError as error:
+        print(f"{Path(sys.argv[0]).name}: out of memory ({error}); try a smaller --batch", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print one JSON object: fractions correct")
     args = parser.parse_args()
-    _cli.at_least_one(args, "batch", "threads")
+    _cli.check_counts(args, "batch", "threads")
     checkpoints = [weights.load(path) for path in args.weights]
     first = checkpoints[0]
     sides = {checkpoint.mean.shape[0] for checkpoint in checkpoints}

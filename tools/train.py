@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    _cli.at_least_one(args, "epochs", "checkpoint_every", "threads", "batch")
+    _cli.check_counts(args, "epochs", "checkpoint_every", "threads", "batch")
     recipe, keep = chosen_recipe(args), epoch_list(args.keep)
     device = find_device(args.device)
     before = weights.load(args.out) if args.resume and args.out.exists() else None
@@ -65,8 +65,9 @@ def main() -> None:
     say(f"{len(data)} images to train on, {len(val)} to validate, {len(data.classes)} classes")
     say(f"{arch.name}: {arch.param_count():,} parameters, on {device}, about {needs / 1e9:.1f} GB a step")
     checkpoint = before or train.begin(arch, recipe, data, epochs=args.epochs, seed=args.seed)
-    if checkpoint.classes != data.classes:
-        raise ValueError(f"{args.out} was trained on other classes than {args.data or 'scenes'} has; use another --out")
+    if checkpoint.recipe.get("data") != data.digest():
+        raise ValueError(f"{args.out} was trained on other images than {args.data or 'scenes'} has; use another --out")
+    checkpoint.recipe |= train.declared(recipe, args.epochs)
 
     with Stop() as stop, Bar(args.epochs, checkpoint) as bar:
 
@@ -117,9 +118,16 @@ def epoch_list(text: str) -> set[int]:
 
 def check_same(args: argparse.Namespace, before: Checkpoint, recipe: train.Recipe) -> None:
     """ValueError unless the checkpoint is of the training that was asked for."""
+    if not before.finished and before.optimizer is None:
+        raise ValueError(f"{args.out} holds weights without the state of their training; it cannot be gone on from")
     asked = {"arch": args.arch, "seed": args.seed, **train.declared(recipe, args.epochs)}
     was = {"arch": before.arch.name, "seed": before.seed, **before.recipe}
-    changed = [f"{name} {was.get(name)!r}, not {asked[name]!r}" for name in asked if was.get(name) != asked[name]]
+    fixed = asked.keys() - {"rate", "schedule"}  # may be changed by hand on the way (section 3)
+    changed = [
+        f"{name} {was.get(name)!r}, not {asked[name]!r}"
+        for name in asked
+        if name in fixed and was.get(name) != asked[name]
+    ]
     if changed:
         raise ValueError(f"{args.out} has {'; '.join(changed)}: ask for the same to go on, or use another --out")
 
@@ -160,8 +168,9 @@ class Bar:
             self.bar.total = steps * self.epochs
             self.bar.initial = self.bar.n = self.done * steps + progress.step - 1  # so that the time left is right
         self.bar.set_postfix_str(
-            f"epoch {self.done + 1}/{self.epochs}, loss {progress.loss / progress.images:.3f}, "
-            f"top-1 {progress.correct / progress.images:.1%}, {progress.images / progress.seconds:.0f} images/s",
+            f"epoch {self.done + 1}/{self.epochs}, loss {progress.loss / max(progress.images, 1):.3f}, "
+            f"top-1 {progress.correct / max(progress.images, 1):.1%}, "
+            f"{progress.images / progress.seconds:.0f} images/s",
             refresh=False,
         )
         self.bar.update()

@@ -20,7 +20,7 @@ import h5py
 from tqdm import tqdm
 
 from refnet import datasets, weights
-from refnet.arch import Conv
+from refnet.arch import Arch, Conv, Relu
 from refnet.backend import find_device
 from refnet.deconv import RULES
 from refnet.experiments import fig2
@@ -30,7 +30,7 @@ def main() -> None:
     parser = _cli.parser(__doc__)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--data", type=Path, help="folder of classes; its val/ if there is one (default: scenes)")
-    parser.add_argument("--layers", help="names, separated by commas (default: every convolution)")
+    parser.add_argument("--layers", help="names, separated by commas (default: every convolution, rectified)")
     parser.add_argument("--maps", type=int, default=16, help="maps of each layer, drawn at random (default 16)")
     parser.add_argument("--top", type=int, default=9, help="activations of each map (default 9)")
     parser.add_argument("--repeat-images", action="store_true", help="allow several activations from one image")
@@ -41,12 +41,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to; made if need be")
     args = parser.parse_args()
-    _cli.at_least_one(args, "maps", "top", "images", "threads")
+    _cli.check_counts(args, "maps", "top", "images", "threads")
     checkpoint = weights.load(args.weights)
     arch = checkpoint.arch
-    layers = args.layers.split(",") if args.layers else [x.name for x in arch.layers if isinstance(x, Conv)]
+    layers = list(dict.fromkeys(args.layers.split(","))) if args.layers else rectified(arch)
     for layer in layers:
         arch.index(layer)  # an unknown name must not wait for the data
+    args.out.mkdir(parents=True, exist_ok=True)
     data = datasets.load_whole(args.data, side=checkpoint.mean.shape[0], seed=checkpoint.seed)
     data = data if args.images is None else data.first(args.images)
     with tqdm(total=len(data), unit="image", disable=not sys.stderr.isatty()) as bar:
@@ -55,7 +56,6 @@ def main() -> None:
             rules=RULES[args.rules], seed=args.seed, device=find_device(args.device), threads=args.threads,
             progress=lambda done: bar.update(done - bar.n),
         )  # fmt: skip
-    args.out.mkdir(parents=True, exist_ok=True)
     for each in features:
         _sheets.layer(each).save(args.out / f"{each.layer}.png")
     _sheets.figure(features).save(args.out / "features.png")
@@ -65,6 +65,12 @@ def main() -> None:
     numbers(args, features, data)
     _cli.report_skipped(data)
     print(args.out / "features.png")
+
+
+def rectified(arch: Arch) -> list[str]:
+    """The relu after every convolution: where Figure 2 starts."""
+    pairs = zip(arch.layers, arch.layers[1:], strict=False)
+    return [after.name for layer, after in pairs if isinstance(layer, Conv) and isinstance(after, Relu)]
 
 
 def numbers(args: argparse.Namespace, features: list[fig2.LayerFeatures], data: datasets.Dataset) -> None:

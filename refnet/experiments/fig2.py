@@ -30,6 +30,8 @@ class LayerFeatures:
     boxes : (K, top, 4) receptive field of each, rows and columns of the crop, not clipped: row0, col0, row1, col1
     projections : (K, top, h, w, 3) float32, signed, cut to the receptive field; 0 beyond the image
     patches : (K, top, h, w, 3) uint8, the image there; 128 beyond the image
+
+    Ranks whose activation is not above 0, as in a dead map, have neither projection nor patch.
     """
 
     layer: str
@@ -59,7 +61,8 @@ def run(
     Parameters
     ----------
     layers : names of the layers to start from
-    maps : how many maps of each layer to show, drawn at random with ``seed`` as in the paper; None shows all
+    maps : how many maps of each layer to show, drawn at random with ``seed`` as in the paper, of those that any image
+        excites; None shows all
     top : activations of each map
     one_per_image : whether they must come from different images (the paper does not say)
     rules : of the projection, `refnet.deconv.DECONV` by default
@@ -84,8 +87,8 @@ def run(
     features = []
     for layer in layers:
         best = found.of(layer)
-        total = len(best.value)
-        shown = np.arange(total) if maps is None else np.sort(rng.permutation(total)[:maps])
+        alive = np.flatnonzero(best.value[:, 0] > 0)
+        shown = np.arange(len(best.value)) if maps is None else np.sort(rng.permutation(alive)[:maps])
         chosen = Strongest(*(getattr(best, each)[shown] for each in ("value", "image", "row", "col")))
         features.append(_features(checkpoint, dataset, layer, shown, chosen, rules, device, threads))
     return features
@@ -102,22 +105,26 @@ def _features(
     threads: int | None,
 ) -> LayerFeatures:
     """Project the strongest activations of ``maps``, a few images at a time."""
-    if (best.image < 0).all():
-        raise ValueError(f"{layer} has no activation that is a number: the weights have diverged")
+    if not len(maps):
+        raise ValueError(f"{layer} has no map that any image excites: the weights are untrained or have diverged")
     arch = checkpoint.arch.upto(layer)
     boxes = _boxes(arch, layer, best)
     size = boxes[0, 0, 2] - boxes[0, 0, 0], boxes[0, 0, 3] - boxes[0, 0, 1]
     projections = np.zeros((*best.value.shape, *size, 3), np.float32)
     patches = np.full(projections.shape, 128, np.uint8)
     params = net.on_device(checkpoint.params, device)
-    number, rank = np.nonzero(best.image >= 0)  # of each activation: its map's place in ``maps``, and its rank
+    dtype = next(iter(params.values()))["w"].dtype
+    # Of each activation, its map's place in ``maps`` and its rank; what is not above 0 excites nothing.
+    number, rank = np.nonzero((best.image >= 0) & (best.value > 0))
     order = np.argsort(best.image[number, rank], kind="stable")
-    for part in np.array_split(order, -(-len(order) // _AT_A_TIME)):
+    for part in np.array_split(order, max(1, -(-len(order) // _AT_A_TIME))):
+        if not len(part):
+            continue
         where = number[part], rank[part]
         of, image = np.unique(best.image[where], return_inverse=True)
-        pixels = images.centre_crop(np.stack([dataset.image(i) for i in of]), arch.input[0])
-        mean = images.centre_crop(checkpoint.mean[None], arch.input[0])[0]
-        x = to_device(images.normalise(pixels, mean, checkpoint.scale), device)
+        pixels = images.centre_crop(np.stack([dataset.image(i) for i in of]), arch.side)
+        mean = images.centre_crop(checkpoint.mean[None], arch.side)[0]
+        x = to_device(images.normalise(pixels, mean, checkpoint.scale).astype(dtype, copy=False), device)
         y, trace = net.forward(arch, params, x, threads=threads)
         seed = seeds(y, image, maps[where[0]], best.row[where], best.col[where])
         r = to_host(project(trace, params, seed, rules=rules, image=image))

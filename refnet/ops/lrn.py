@@ -66,7 +66,7 @@ def lrn_backward(dy: Array, x: Array, scale: Array, *, n: int = 5, alpha: float 
     """
     xp = check_same_dtype("lrn_backward", dy=dy, x=x, scale=scale)
     _check("lrn_backward", n)
-    if not dy.shape[1:] == x.shape[1:] == scale.shape[1:] or x.shape != scale.shape:
+    if dy.shape[1:] != x.shape[1:] or x.shape != scale.shape or len(x) not in (1, len(dy)):
         raise ValueError(f"lrn_backward: dy is {dy.shape}, x {x.shape} and scale {scale.shape}; they must be alike")
     dx = xp.multiply(dy, _power(scale, -beta), out=empty(dy.shape, dy))
     across = xp.multiply(dx, x, out=empty(dy.shape, dy))

@@ -50,9 +50,6 @@ def main() -> None:
     before = weights.load(args.out) if args.resume and args.out.exists() else None
     if before is not None:
         check_same(args, before, recipe)
-        if before.finished:
-            print(f"{args.out}: finished after {before.epoch} epochs, nothing to do")
-            return
     elif args.out.exists():
         raise ValueError(f"{args.out} exists; --resume goes on from it, another --out leaves it alone")
     if not args.out.parent.is_dir():
@@ -60,13 +57,16 @@ def main() -> None:
 
     arch = models.by_name(args.arch)
     data, val = datasets.load(args.data, side=train.image_side(arch), seed=args.seed)
+    if before is not None and before.recipe.get("data") != data.digest():
+        raise ValueError(f"{args.out} was trained on other images than {args.data or 'scenes'} has; use another --out")
+    if before is not None and before.finished:
+        print(f"{args.out}: finished after {before.epoch} epochs, nothing to do")
+        return
     arch = models.with_classes(arch, len(data.classes))
     needs = memory.check_batch(arch, recipe.batch, threads=args.threads) if device == "cpu" else 0
     say(f"{len(data)} images to train on, {len(val)} to validate, {len(data.classes)} classes")
     say(f"{arch.name}: {arch.param_count():,} parameters, on {device}, about {needs / 1e9:.1f} GB a step")
     checkpoint = before or train.begin(arch, recipe, data, epochs=args.epochs, seed=args.seed)
-    if checkpoint.recipe.get("data") != data.digest():
-        raise ValueError(f"{args.out} was trained on other images than {args.data or 'scenes'} has; use another --out")
     checkpoint.recipe |= train.declared(recipe, args.epochs)
 
     with Stop() as stop, Bar(args.epochs, checkpoint) as bar:

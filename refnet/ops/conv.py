@@ -1,5 +1,6 @@
 """Convolution, its transposed filtering and its weight gradients."""
 
+import math
 from collections.abc import Iterator
 
 from refnet.backend import Array, check_same_dtype, empty
@@ -40,7 +41,7 @@ def conv_forward(x: Array, w: Array, b: Array, *, stride: int = 1, pad: int = 0,
     y = empty((len(x), p, q, m), x)
     for maps, filters in _groups(x.shape[-1], m, groups):
         columns = unfold(x[..., maps], out_hw=(p, q), window=window)
-        xp.matmul(_rows(columns, len(x) * p * q), _matrix(w[..., filters]), out=_matrix(y[..., filters]))
+        xp.matmul(_rows(columns), _matrix(w[..., filters]), out=_matrix(y[..., filters]))
     y += b
     return y
 
@@ -76,7 +77,7 @@ def conv_transpose(r: Array, w: Array, *, stride: int = 1, pad: int = 0, hw: tup
     parts = []
     for _, filters in _groups(c, m, groups):
         columns = empty((n, p, q, *w.shape[:3]), r)
-        xp.matmul(_matrix(r[..., filters]), _matrix(w[..., filters]).T, out=_rows(columns, n * p * q))
+        xp.matmul(_matrix(r[..., filters]), _matrix(w[..., filters]).T, out=_rows(columns))
         parts.append(fold(columns, hw=hw, window=window))
     return parts[0] if groups == 1 else xp.concatenate(parts, axis=-1)
 
@@ -111,11 +112,10 @@ def conv_grads(
     c, m = x.shape[-1], dy.shape[-1]
     window = _check("conv_grads", x.shape, (size, size, c // max(groups, 1), m), stride, pad, groups)
     _check_outputs("conv_grads", "dy", dy.shape, x.shape[:3], window, m)
-    n, p, q, _ = dy.shape
     dw = empty((size, size, c // groups, m), x)
     for maps, filters in _groups(c, m, groups):
-        columns = unfold(x[..., maps], out_hw=(p, q), window=window)
-        xp.matmul(_rows(columns, n * p * q).T, _matrix(dy[..., filters]), out=_matrix(dw[..., filters]))
+        columns = unfold(x[..., maps], out_hw=dy.shape[1:3], window=window)
+        xp.matmul(_rows(columns).T, _matrix(dy[..., filters]), out=_matrix(dw[..., filters]))
     return dw, dy.sum(axis=(0, 1, 2))
 
 
@@ -127,15 +127,12 @@ def _groups(c: int, m: int, groups: int) -> Iterator[tuple[slice, slice]]:
 
 def _matrix(a: Array) -> Array:
     """All axes but the last as one; a view, also for a slice of the last axis."""
-    rows = 1
-    for n in a.shape[:-1]:
-        rows *= n
-    return a.reshape(rows, a.shape[-1])
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
-def _rows(columns: Array, n: int) -> Array:
-    """Unfolded windows as the rows of a matrix (n, K K C)."""
-    return columns.reshape(n, columns.shape[3] * columns.shape[4] * columns.shape[5])
+def _rows(columns: Array) -> Array:
+    """Unfolded windows (N, P, Q, K, K, C) as the rows of a matrix (N P Q, K K C)."""
+    return columns.reshape(math.prod(columns.shape[:3]), math.prod(columns.shape[3:]))
 
 
 def _check(operation: str, x: tuple[int, ...], w: tuple[int, ...], stride: int, pad: int, groups: int) -> Window:

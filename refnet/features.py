@@ -47,7 +47,6 @@ def stream(
     """
     check_input(checkpoint)
     params = net.on_device(checkpoint.params, device)
-    dtype = next(iter(params.values()))["w"].dtype
     batches = loader.in_order(
         dataset,
         batch=max(1, batch // 10) if ten_crop else batch,
@@ -68,7 +67,7 @@ def stream(
         y = net.predict(
             checkpoint.arch,
             params,
-            to_device(flat.astype(dtype, copy=False), device),
+            to_device(flat.astype(checkpoint.dtype, copy=False), device),
             stop=layer,
             watch=seen if watch is not None else None,
             threads=threads,

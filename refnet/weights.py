@@ -68,6 +68,11 @@ class Checkpoint:
     colour_order: str = "RGB"
     input_range: float = 255.0
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the parameters, and so of the images that the network takes."""
+        return next((np.dtype(a.dtype) for layer in self.params.values() for a in layer.values()), np.dtype("float32"))
+
     def __post_init__(self) -> None:
         if self.classes and len(self.classes) != _outputs(self.arch):
             raise ValueError(f"{len(self.classes)} class names, but {self.arch.name} has {_outputs(self.arch)} outputs")
@@ -293,6 +298,13 @@ def _check(arch: Arch, content: Content) -> None:
             problems.append(f"{path} is {array.dtype}, it needs {need}")
         if named != axes.get(path):
             problems.append(f"{path} has the axes {named!r:.60}, it needs {axes.get(path)!r}")
+    numbers = {
+        str(each.dtype)
+        for path, each in datasets.items()
+        if path in shapes and path.startswith(("/params/", "/optimizer/")) and each.dtype in _FLOATS
+    }
+    if len(numbers) > 1:
+        problems.append(f"/params and /optimizer are of {' and '.join(sorted(numbers))}; they must be of one dtype")
     if _has_optimizer(datasets) and any(each.dtype == np.float16 for each in datasets.values()):
         problems.append("float16 is for finished weights, without /optimizer")
     if problems:

@@ -1,6 +1,7 @@
 """Streaming a data set through a network: every image once, cut as the paper cuts, whatever the batches."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,3 +118,15 @@ def test_an_unknown_layer_gets_the_names_that_exist():
 def test_images_of_another_side_than_the_means_are_refused():
     with pytest.raises(ValueError, match=r"the mean is \(24, 24, 3\) but the image \(32, 32, 3\)"):
         gathered(pictures(noise(2, 32)))
+
+
+def test_a_network_of_float64_takes_images_of_float64():
+    params = {
+        name: {key: a.astype(np.float64) for key, a in layer.items()} for name, layer in CHECKPOINT.params.items()
+    }
+    single, double = (
+        np.concatenate([y for y, _, _ in stream(checkpoint, pictures(PIXELS))])
+        for checkpoint in (CHECKPOINT, replace(CHECKPOINT, params=params))
+    )
+    assert (single.dtype, double.dtype) == (np.float32, np.float64)
+    assert_near(single, double, 1e-4)

@@ -59,13 +59,13 @@ def test_no_parts_give_no_results(threads):
 @pytest.mark.parametrize("threads", [2, 4])
 def test_parts_run_at_the_same_time(threads):
     together = threading.Barrier(threads, timeout=20)
-    run(lambda part: together.wait(), range(threads), threads=threads)
+    assert sorted(run(lambda part: together.wait(), range(threads), threads=threads)) == list(range(threads))
 
 
 def test_by_default_all_cores_work(monkeypatch):
     monkeypatch.setattr(parallel, "cores", lambda: 3)
     together = threading.Barrier(3, timeout=20)
-    run(lambda part: together.wait(), range(3))
+    assert sorted(run(lambda part: together.wait(), range(3))) == [0, 1, 2]
 
 
 def test_one_thread_is_the_caller_s():

@@ -518,3 +518,11 @@ def test_an_arch_that_is_no_json(file):
     with h5py.File(file, "r+") as f:
         f.attrs["arch"] = np.bytes_("{")
     assert "the architecture is no valid JSON" in refusal(file)
+
+
+def test_parameters_of_several_dtypes_are_refused(tmp_path):
+    mixed = {**finished().params}
+    name = next(iter(mixed))
+    mixed[name] = {**mixed[name], "w": mixed[name]["w"].astype(np.float64)}
+    with pytest.raises(ValueError, match="float32 and float64; they must be of one dtype"):
+        weights.save(tmp_path / "mixed.h5", replace(finished(), params=mixed))

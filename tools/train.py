@@ -63,9 +63,11 @@ def main() -> None:
         print(f"{args.out}: finished after {before.epoch} epochs, nothing to do")
         return
     arch = models.with_classes(arch, len(data.classes))
-    needs = memory.check_batch(arch, recipe.batch, threads=args.threads) if device == "cpu" else 0
+    where = f"on {device}"
+    if device == "cpu":
+        where += f", about {memory.check_batch(arch, recipe.batch, threads=args.threads) / 1e9:.2f} GB a step"
     say(f"{len(data)} images to train on, {len(val)} to validate, {len(data.classes)} classes")
-    say(f"{arch.name}: {arch.param_count():,} parameters, on {device}, about {needs / 1e9:.1f} GB a step")
+    say(f"{arch.name}: {arch.param_count():,} parameters, {where}")
     checkpoint = before or train.begin(arch, recipe, data, epochs=args.epochs, seed=args.seed)
     checkpoint.recipe |= train.declared(recipe, args.epochs)
 

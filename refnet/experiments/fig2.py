@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refnet import images, net
+from refnet import images, net, parallel
 from refnet.arch import Arch
 from refnet.backend import to_device, to_host
 from refnet.datasets import Dataset
@@ -71,7 +71,7 @@ def run(
     Raises
     ------
     ValueError
-        If a layer does not exist, or no image can be read.
+        If a layer does not exist, no image can be read, or none excites any map of a layer.
     """
     if not layers or (maps is not None and maps < 1):
         raise ValueError(f"{len(layers)} layers and {maps} maps are asked for; it needs one or more of each")
@@ -113,18 +113,15 @@ def _features(
     projections = np.zeros((*best.value.shape, *size, 3), np.float32)
     patches = np.full(projections.shape, 128, np.uint8)
     params = net.on_device(checkpoint.params, device)
-    dtype = next(iter(params.values()))["w"].dtype
     # Of each activation, its map's place in ``maps`` and its rank; what is not above 0 excites nothing.
     number, rank = np.nonzero((best.image >= 0) & (best.value > 0))
     order = np.argsort(best.image[number, rank], kind="stable")
-    for part in np.array_split(order, max(1, -(-len(order) // _AT_A_TIME))):
-        if not len(part):
-            continue
-        where = number[part], rank[part]
+    for some in parallel.cut(len(order), _AT_A_TIME):
+        where = number[order[some]], rank[order[some]]
         of, image = np.unique(best.image[where], return_inverse=True)
         pixels = images.centre_crop(np.stack([dataset.image(i) for i in of]), arch.side)
         mean = images.centre_crop(checkpoint.mean[None], arch.side)[0]
-        x = to_device(images.normalise(pixels, mean, checkpoint.scale).astype(dtype, copy=False), device)
+        x = to_device(images.normalise(pixels, mean, checkpoint.scale).astype(checkpoint.dtype, copy=False), device)
         y, trace = net.forward(arch, params, x, threads=threads)
         seed = seeds(y, image, maps[where[0]], best.row[where], best.col[where])
         r = to_host(project(trace, params, seed, rules=rules, image=image))

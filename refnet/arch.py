@@ -26,6 +26,11 @@ class Conv:
     pad: int = 0
     groups: int = 1
 
+    @property
+    def window(self) -> Window:
+        """Its size, stride and padding."""
+        return Window(self.size, self.stride, self.pad)
+
 
 @dataclass(frozen=True)
 class Relu:
@@ -43,6 +48,11 @@ class Pool:
     stride: int = 2
     pad: int = 0
     ceil: bool = True
+
+    @property
+    def window(self) -> Window:
+        """Its size, stride and padding."""
+        return Window(self.size, self.stride, self.pad)
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,11 @@ class Arch:
             shapes[layer.name] = shape
         return shapes
 
+    def input_shapes(self) -> dict[str, Shape]:
+        """Input shape of every layer, without the batch axis."""
+        shapes = self.shapes()
+        return dict(zip(shapes, [self.input, *shapes.values()], strict=False))
+
     def param_shapes(self) -> dict[str, dict[str, Shape]]:
         """Shapes of ``w`` (K, K, C / groups, M) or (inputs, units) and ``b`` of every layer that has them."""
         shapes: dict[str, dict[str, Shape]] = {}
@@ -167,9 +182,7 @@ class Arch:
         part = self.upto(layer)
         if any(isinstance(each, Linear) for each in part.layers):
             raise ValueError(f"{layer} of {self.name} sees the whole image: only layers of maps have a field")
-        return receptive_field(
-            Window(each.size, each.stride, each.pad) for each in part.layers if isinstance(each, Conv | Pool)
-        )
+        return receptive_field(each.window for each in part.layers if isinstance(each, Conv | Pool))
 
     def to_json(self) -> str:
         """One line of JSON that `from_json` reads back."""

@@ -94,6 +94,7 @@ class _Arena:
     """
 
     small = 1 << 15  # bytes; below this malloc itself reuses memory
+    most = 1.25  # times the blocks that were once in use is kept, as the next ones are never quite of the same sizes
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -122,8 +123,8 @@ class _Arena:
                 self.free_bytes -= size
                 block = blocks.pop()
             else:
-                # Blocks of sizes no longer asked for must not pile up beyond what was once needed at the same time.
-                while self.free_bytes and self.live_bytes + size + self.free_bytes > self.peak_bytes:
+                # Blocks of sizes no longer asked for must not pile up.
+                while self.free_bytes and self.live_bytes + size + self.free_bytes > self.most * self.peak_bytes:
                     largest = max(each for each, blocks in self.free.items() if blocks)
                     self.free[largest].pop()
                     self.free_bytes -= largest

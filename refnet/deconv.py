@@ -8,14 +8,20 @@ import numpy as np
 
 from refnet.arch import Params
 from refnet.backend import Array, to_host, zeros
+from refnet.boxes import Boxes, descend
 from refnet.layers import DECONV, GRADIENT, GUIDED, RULES, Rules
-from refnet.net import Trace, back_through
+from refnet.net import Trace, check_signal
 
-__all__ = ["DECONV", "GRADIENT", "GUIDED", "RULES", "Strongest", "Strongests", "project", "seeds", "strongest"]
+__all__ = [
+    "DECONV", "GRADIENT", "GUIDED", "RULES",
+    "Boxes", "Strongest", "Strongests", "project", "project_cells", "seeds", "strongest",
+]  # fmt: skip
 
 
 def project(trace: Trace, params: Params, seed: Array, *, rules: Rules = DECONV, image: Array | None = None) -> Array:
     """Project activations of the trace's last layer down to pixels (section 2.1: unpool, rectify, filter).
+
+    Only what a seed's values can reach is computed; `project_cells` gives just that, without the zeros around.
 
     Parameters
     ----------
@@ -35,7 +41,18 @@ def project(trace: Trace, params: Params, seed: Array, *, rules: Rules = DECONV,
     TypeError
         If dtypes or backends differ.
     """
-    return back_through(trace, params, seed, rules=rules, image=image)
+    check_signal(trace, seed, image is not None or len(seed) == trace.n)
+    image = _images(trace, seed, image)
+    whole = zeros((len(seed), *trace.arch.input), seed)
+    if not len(seed):
+        return whole
+    boxes = _nonzero(seed) if seed.ndim == 4 else None
+    r = seed if boxes is None else boxes.cut(seed)
+    r, boxes = descend(trace, params, r, image, boxes, rules=rules)
+    for i in range(len(r)):
+        there, here = boxes.inside(i, trace.arch.input[:2])
+        whole[i, *there] = r[i, *here]
+    return whole
 
 
 def seeds(y: Array, image: Array, maps: Array, row: Array | None = None, col: Array | None = None) -> Array:
@@ -54,6 +71,61 @@ def seeds(y: Array, image: Array, maps: Array, row: Array | None = None, col: Ar
     seed = zeros((len(image), *y.shape[1:]), y)
     seed[(np.arange(len(image)), *where)] = y[(image, *where)]
     return seed
+
+
+def project_cells(
+    trace: Trace,
+    params: Params,
+    y: Array,
+    image: np.ndarray,
+    maps: np.ndarray,
+    row: np.ndarray | None = None,
+    col: np.ndarray | None = None,
+    *,
+    rules: Rules = DECONV,
+) -> tuple[Array, Boxes]:
+    """What `project` makes of `seeds` of the same activations, cut to the boxes of pixels that they can reach.
+
+    Parameters
+    ----------
+    trace, params, rules : as for `project`
+    y : (N, P, Q, M) or (N, M), the trace's last output
+    image, maps, row, col : (S,) indices into ``y``, S >= 1; without rows and columns for a layer of units
+
+    Returns
+    -------
+    r : (S, h, w, C), 0 beyond the image
+    boxes : rows and columns of the image that each is; they may hang over its edge
+    """
+    check_signal(trace, y, len(y) == trace.n)
+    image = _images(trace, maps, image)
+    if row is None or col is None or y.ndim == 2:
+        return descend(trace, params, seeds(y, image, maps), image, None, rules=rules)
+    cells = zeros((len(image), 1, 1, y.shape[3]), y)
+    cells[np.arange(len(image)), 0, 0, maps] = y[image, row, col, maps]
+    return descend(trace, params, cells, image, Boxes(np.stack([row, col], axis=1), (1, 1)), rules=rules)
+
+
+def _images(trace: Trace, signals: Array, image: Array | None) -> np.ndarray:
+    """The image of each signal, checked."""
+    if image is None:
+        return np.arange(len(signals))
+    if len(image) != len(signals) or (len(image) and not 0 <= min(image) <= max(image) < trace.n):
+        few = list(image)[:9]
+        raise ValueError(f"{len(signals)} signals for images {few}: one for each, from 0 to {trace.n - 1}")
+    return np.asarray(image)
+
+
+def _nonzero(seed: Array) -> Boxes:
+    """The smallest boxes of one size that hold all that is not zero in each seed (S, P, Q, M)."""
+    alive = to_host((seed != 0).any(axis=3))
+    first, past = [], []
+    for each in (np.any(alive, axis=2), np.any(alive, axis=1)):  # rows, columns
+        some = np.any(each, axis=1)
+        first.append(np.where(some, each.argmax(axis=1), 0))
+        past.append(np.where(some, each.shape[1] - each[:, ::-1].argmax(axis=1), 1))
+    origin, (rows, columns) = np.stack(first, axis=1), (np.array(past) - first).max(axis=1).tolist()
+    return Boxes(np.minimum(origin, np.array(alive.shape[1:]) - (rows, columns)), (rows, columns))
 
 
 @dataclass(frozen=True)

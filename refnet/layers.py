@@ -17,6 +17,7 @@ from refnet.ops.linear import linear_forward, linear_grads, linear_transpose
 from refnet.ops.lrn import lrn_backward, lrn_forward
 from refnet.ops.pool import pool_forward, unpool
 from refnet.ops.relu import relu_backward, relu_forward
+from refnet.ops.winograd import winograd_forward, winograd_grads, winograd_transpose
 
 Kept = tuple[Array, ...]
 
@@ -36,6 +37,15 @@ class Rules:
         if self.relu not in ("forward", "signal", "both") or self.norm not in ("gradient", "skip"):
             raise ValueError(f"{self}: relu is forward, signal or both, and norm gradient or skip")
 
+    def looks_at(self, layer: Layer) -> bool:
+        """Whether the way back through the layer takes what it kept."""
+        match layer:
+            case Relu():
+                return self.relu != "signal"
+            case Norm():
+                return self.norm == "gradient"
+        return isinstance(layer, Pool | Dropout)
+
 
 GRADIENT = Rules(relu="forward", norm="gradient")
 # Section 2.1: "relu is imposed independently" of the forward pass, and contrast normalisation is not inverted.
@@ -46,24 +56,33 @@ RULES = {"gradient": GRADIENT, "deconv": DECONV, "guided": GUIDED}
 
 
 def forward(
-    layer: Layer, p: dict[str, Array], x: Array, *, mask: Array | None, keep: bool, own: bool, threads: int | None
+    layer: Layer,
+    p: dict[str, Array],
+    x: Array,
+    *,
+    mask: Array | None,
+    keep: bool,
+    out: Array | None,
+    threads: int | None,
 ) -> tuple[Array, Kept]:
     """Output of a layer, and the arrays that its way back needs.
 
     Parameters
     ----------
-    p : its weights ``w`` and biases ``b``, if it has any
+    p : its weights ``w`` and biases ``b``, if it has any, and the transformed filters ``u`` if it should use them
     x : (N, H, W, C) or (N, units)
     mask : of dropout, in training
     keep : False leaves out what only the way back needs
-    own : whether ``x`` is nobody else's, so that relu may overwrite it
+    out : where relu may put its result; may be ``x``
     threads : for the fully connected layers
     """
     match layer:
         case Conv():
+            if "u" in p:
+                return winograd_forward(x, p["u"], p["b"], window=layer.window, groups=layer.groups), (x,)
             return conv_forward(x, p["w"], p["b"], stride=layer.stride, pad=layer.pad, groups=layer.groups), (x,)
         case Relu():
-            y = relu_forward(x, out=x if own else None)
+            y = relu_forward(x, out=out)
             return y, (y,)
         case Pool():
             size, stride, pad, ceil = layer.size, layer.stride, layer.pad, layer.ceil
@@ -96,6 +115,8 @@ def back(
     match layer:
         case Conv():
             hw = below[0], below[1]
+            if "u" in p:
+                return winograd_transpose(r, p["u"], window=layer.window, hw=hw, groups=layer.groups)
             return conv_transpose(r, p["w"], stride=layer.stride, pad=layer.pad, hw=hw, groups=layer.groups)
         case Relu():
             if rules.relu in ("forward", "both"):
@@ -119,9 +140,13 @@ def back(
             return dropout_forward(r, *kept) if kept else r
 
 
-def grads(layer: Conv | Linear, kept: Kept, dy: Array, *, threads: int | None) -> tuple[Array, Array]:
+def grads(
+    layer: Conv | Linear, p: dict[str, Array], kept: Kept, dy: Array, *, threads: int | None
+) -> tuple[Array, Array]:
     """Gradients of a layer's weights and biases, from the gradient ``dy`` of its output."""
     (x,) = kept
+    if isinstance(layer, Conv) and "u" in p:
+        return winograd_grads(x, dy, window=layer.window, groups=layer.groups)
     if isinstance(layer, Conv):
         return conv_grads(x, dy, size=layer.size, stride=layer.stride, pad=layer.pad, groups=layer.groups)
     dw = empty((x.shape[1], dy.shape[1]), x)
@@ -130,4 +155,4 @@ def grads(layer: Conv | Linear, kept: Kept, dy: Array, *, threads: int | None) -
     return dw, dy.sum(axis=0)
 
 
-_BLOCK = 256  # rows or columns of a fully connected layer's weights that one thread works on
+_BLOCK = 512  # rows or columns of a fully connected layer's weights that one thread works on

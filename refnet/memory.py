@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from refnet import loader, net
-from refnet.arch import Arch, Dropout, Norm, Pool, Relu
+from refnet.arch import Arch, Conv, Dropout, Norm, Pool, Relu
 from refnet.backend import cores
 
 _FLOAT = 4
@@ -30,11 +30,17 @@ def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int
             case _:
                 values += size
     images = (2 + loader.AHEAD) * math.prod(arch.input)  # this batch, the next one, and those made ahead
-    slices = net.slices(arch, batch)
-    width = slices[0].stop if slices else 0
-    largest = max(math.prod(shape) for shape in shapes.values())
-    scratch = min(threads or cores(), len(slices)) * width * (2 * net.unfolded_values(arch) + 4 * largest)
+    scratch = max(
+        min(threads or cores(), len(stage.slices)) * stage.slices[0].stop * _scratch(arch, stage)
+        for stage in net.stages(arch, max(batch, 1))
+    )
     return int(_FLOAT * (3 * arch.param_count() + _ROUNDING * (batch * (values + images) + scratch)))
+
+
+def _scratch(arch: Arch, stage: net.Stage) -> int:
+    """Values that are in use for each image of a slice: unfolded windows, and what goes from layer to layer."""
+    unfolded = max((net.unfolded_values(arch, layer) for layer in stage.layers if isinstance(layer, Conv)), default=0)
+    return unfolded + 4 * max(math.prod(arch.shapes()[layer.name]) for layer in stage.layers)
 
 
 def available_bytes() -> float:

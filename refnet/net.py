@@ -3,15 +3,15 @@
 Forward, each layer keeps just what its way back needs; that is the trace. The way back is one walk for training,
 for the deconvnet and for guided backprop (`refnet.layers.back`).
 
-Layers of maps run on a few images at a time, so that these stay in cache, and several such slices at once; from the
-first fully connected layer on, whose weights are large, the whole batch runs at once and the weights are cut.
+The layers run in stages, each from one convolution to the next: on a few images at a time, so that these stay in
+cache, and several such slices at once. From the first fully connected layer on, whose weights are large, the whole
+batch runs at once and the weights are cut.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from refnet.arch import Arch, Conv, Dropout, Layer, Linear, Params, Shape
 from refnet.backend import Array, array_module, empty, to_device, to_host, zeros
 from refnet.layers import GRADIENT, Kept, Rules, back, grads
 from refnet.layers import forward as forward_layer
+from refnet.ops import winograd
 from refnet.ops.dropout import dropout_mask
 
 # Called as watch(layer, images, y) with a layer's output for a slice of the batch.
@@ -28,26 +29,28 @@ Watch = Callable[[str, slice, Array], None]
 Collect = Callable[[str, int, Array, Array], None]
 
 
-@dataclass(frozen=True)
-class Piece:
-    """What one slice of the batch left behind: per layer, the arrays that its way back needs."""
+class Stage(NamedTuple):
+    """Consecutive layers that run together, and the slices of the batch that they run on."""
 
-    images: slice
-    kept: dict[str, Kept]
+    layers: tuple[Layer, ...]
+    slices: list[slice]
+
+    def inner_threads(self, threads: int | None) -> int | None:
+        """Threads for a layer of the stage: slices have one each, the whole batch has all."""
+        return threads if len(self.slices) == 1 else 1
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a forward run leaves: the layers up to where it stopped, and their arrays.
+    """What a forward run leaves: the layers up to where it stopped, and the arrays that their way back needs.
 
-    ``maps`` holds the layers of maps in slices of the batch, ``units`` the rest for the whole batch at once.
-    The arrays are the trace's own, but for ``x``, which is the caller's.
+    ``kept`` has a list for each stage, with the arrays of each of its slices by layer. They are the trace's own, but
+    for ``x``, which is the caller's.
     """
 
     arch: Arch
     n: int
-    maps: tuple[Piece, ...]
-    units: Piece
+    kept: list[list[dict[str, Kept]]]
     like: Array  # an empty array of the trace's dtype and backend
     threads: int | None
 
@@ -150,8 +153,8 @@ def forward(
             if isinstance(layer, Dropout):
                 mask = dropout_mask((len(x), *shapes[layer.name]), rate=layer.rate, rng=rng, dtype=x.dtype)
                 masks[layer.name] = mask if array_module(x) is np else to_device(mask, "cuda")
-    y, maps, units = _run(arch, params, x, keep=True, masks=masks, watch=None, threads=threads)
-    return y, Trace(arch, len(x), maps, units, x[:0], threads)
+    y, kept = _run(arch, params, x, keep=True, masks=masks, watch=None, threads=threads)
+    return y, Trace(arch, len(x), kept, x[:0], threads)
 
 
 def backward(trace: Trace, params: Params, dy: Array, *, input_grad: bool = True) -> tuple[Array | None, Params]:
@@ -196,7 +199,6 @@ def back_through(
     r: Array,
     *,
     rules: Rules,
-    image: Array | None = None,
     collect: Collect | None = None,
     to_input: bool = True,
 ) -> Array | None:
@@ -205,82 +207,60 @@ def back_through(
     Parameters
     ----------
     trace : of `forward`, with the same ``params``
-    r : (S, *shape of the last output) signals to send down
+    r : (N, *shape of the last output) signal to send down
     rules : what relu and normalisation do
-    image : (S,) integers, the image of the trace that each signal belongs to; default: signal i to image i
-    collect : called as collect(layer, index of the slice, dw, db) at every layer with weights; needs ``image`` None
+    collect : called as collect(layer, index of the slice, dw, db) at every layer with weights
     to_input : False stops at the first layer's weights and returns None
 
     Returns
     -------
-    r : (S, H, W, C)
+    r : (N, H, W, C)
 
     Raises
     ------
     ValueError
-        If shapes do not fit or an image is out of range.
+        If shapes do not fit.
     TypeError
         If dtypes or backends differ.
     """
-    arch, shapes = trace.arch, trace.arch.shapes()
-    last = shapes[arch.layers[-1].name]
-    if r.shape[1:] != last or (image is None and len(r) != trace.n):
-        raise ValueError(f"the signal is {r.shape}, but {arch.layers[-1].name} of the trace is {(trace.n, *last)}")
-    if image is not None and (len(image) != len(r) or (len(r) and not 0 <= min(image) <= max(image) < trace.n)):
-        raise ValueError(f"{len(r)} signals for images {list(image)[:9]}: one for each, from 0 to {trace.n - 1}")
+    arch, plan = trace.arch, stages(trace.arch, trace.n)
+    check_signal(trace, r, len(r) == trace.n)
+    params = with_filters(arch, params, arch.shapes(), _at_a_time(plan), trace.threads)
+    below = arch.input_shapes()
+
+    def descend(stage: Stage, kept: list[dict[str, Kept]], r: Array) -> Array:
+        x = empty((len(r), *below[stage.layers[0].name]), r)
+        threads = stage.inner_threads(trace.threads)
+
+        def descend_slice(index: int) -> None:
+            images, arrays = stage.slices[index], kept[index]
+            signal = r[images]
+            for layer in reversed(stage.layers):
+                with naming(layer):
+                    p, mine = params.get(layer.name, {}), arrays[layer.name]
+                    if collect is not None and isinstance(layer, Conv | Linear):
+                        collect(layer.name, index, *grads(layer, p, mine, signal, threads=threads))
+                    if layer is arch.layers[0] and not to_input:
+                        return
+                    signal = back(layer, p, mine, signal, below=below[layer.name], rules=rules, threads=threads)
+            x[images] = signal
+
+        parallel.run(descend_slice, range(len(stage.slices)), threads=trace.threads)
+        return x
+
+    for stage, kept in zip(reversed(plan), reversed(trace.kept), strict=True):
+        r = descend(stage, kept, r)
+    return r if to_input else None
+
+
+def check_signal(trace: Trace, r: Array, fits: bool) -> None:
+    """ValueError or TypeError unless ``fits`` and r is like the trace's last output."""
+    layer, shape = list(trace.arch.shapes().items())[-1]
+    if r.shape[1:] != shape or not fits:
+        raise ValueError(f"the signal is {r.shape}, but {layer} of the trace is {(trace.n, *shape)}")
     array_module(r, trace.like)  # raises where backends differ
     if r.dtype != trace.like.dtype:
         raise TypeError(f"the signal is {r.dtype}, but the trace {trace.like.dtype}")
-    layers = list(zip(arch.layers, [arch.input, *shapes.values()], strict=False))  # each with its input's shape
-    split = _first_linear(arch)
-
-    def walk(
-        part: list[tuple[Layer, Shape]], index: int, kept: dict[str, Kept], r: Array, threads: int | None
-    ) -> Array:
-        for layer, below in reversed(part):
-            with _naming(layer):
-                if collect is not None and isinstance(layer, Conv | Linear):
-                    collect(layer.name, index, *grads(layer, kept[layer.name], r, threads=threads))
-                if layer is arch.layers[0] and not to_input:
-                    return None
-                p = params.get(layer.name, {})
-                r = back(layer, p, kept[layer.name], r, below=below, rules=rules, threads=threads)
-        return r
-
-    if split < len(layers):
-        kept = trace.units.kept if image is None else _rows(trace.units.kept, image)
-        r = walk(layers[split:], 0, kept, r, trace.threads)
-    if split == 0:
-        return r
-    pixels = empty((len(r), *arch.input), r) if to_input else None
-
-    def walk_maps(work: tuple[int, Piece, slice | Array]) -> None:
-        index, piece, signals = work
-        out = walk(layers[:split], index, piece.kept, r[signals], 1)
-        if pixels is not None:
-            pixels[signals] = out
-
-    parallel.run(walk_maps, list(_signals(trace, image)), threads=trace.threads)
-    return pixels
-
-
-def _signals(trace: Trace, image: Array | None) -> Iterable[tuple[int, Piece, slice | Array]]:
-    """Slices of the signals with the piece of the trace that each walks back through."""
-    if image is None:
-        yield from ((index, piece, piece.images) for index, piece in enumerate(trace.maps))
-        return
-    image = np.asarray(image)
-    for piece in trace.maps:
-        for i in range(piece.images.start, piece.images.stop):
-            signals = np.flatnonzero(image == i)
-            row = slice(i - piece.images.start, i - piece.images.start + 1)
-            one = Piece(slice(i, i + 1), _rows(piece.kept, row))  # its arrays serve all signals of the image
-            size = piece.images.stop - piece.images.start
-            yield from ((0, one, signals[part]) for part in parallel.cut(len(signals), size))
-
-
-def _rows(kept: dict[str, Kept], rows: slice | Array) -> dict[str, Kept]:
-    return {name: tuple(array[rows] for array in arrays) for name, arrays in kept.items()}
 
 
 def _run(
@@ -292,43 +272,48 @@ def _run(
     masks: dict[str, Array],
     watch: Watch | None,
     threads: int | None,
-) -> tuple[Array, tuple[Piece, ...], Piece]:
-    """Output, the pieces of the layers of maps, and that of the rest."""
+) -> tuple[Array, list[list[dict[str, Kept]]]]:
+    """Output, and what the stages' slices keep."""
     if x.ndim != 4 or x.shape[1:] != arch.input:
         raise ValueError(f"{arch.name}: x is {x.shape}, it needs (N, {', '.join(map(str, arch.input))})")
-    split, shapes = _first_linear(arch), [arch.input, *arch.shapes().values()]
+    shapes, plan = arch.shapes(), stages(arch, len(x))
+    params = with_filters(arch, params, shapes, _at_a_time(plan), threads)
 
-    def climb(layers: tuple[Layer, ...], x: Array, piece: Piece, threads: int | None) -> Array:
-        own = False  # whether x is nobody else's
-        for layer in layers:
-            mask = masks[layer.name][piece.images] if layer.name in masks else None
-            with _naming(layer):
-                p = params.get(layer.name, {})
-                y, kept = forward_layer(layer, p, x, mask=mask, keep=keep, own=own, threads=threads)
-            if keep:
-                piece.kept[layer.name] = kept
-            if watch is not None:
-                watch(layer.name, piece.images, y)
-            x, own = y, isinstance(layer, Conv | Linear)
-        return x
+    def climb(stage: Stage, x: Array) -> tuple[Array, list[dict[str, Kept]]]:
+        last = stage.layers[-1]
+        y = empty((len(x), *shapes[last.name]), x)
+        inner = stage.inner_threads(threads)
 
-    y = empty((len(x), *shapes[split]), x) if split else x
+        def climb_slice(images: slice) -> dict[str, Kept]:
+            maps, out, kept = x[images], None, {}
+            for layer in stage.layers:
+                # What leaves the net is the caller's, so a trace must not keep it.
+                if layer is last and not (keep and layer is arch.layers[-1]):
+                    out = y[images]
+                mask = masks[layer.name][images] if layer.name in masks else None
+                with naming(layer):
+                    p = params.get(layer.name, {})
+                    maps, arrays = forward_layer(layer, p, maps, mask=mask, keep=keep, out=out, threads=inner)
+                if keep:
+                    kept[layer.name] = arrays
+                if watch is not None:
+                    watch(layer.name, images, maps)
+                owned = isinstance(layer, Conv | Linear)
+                out = maps if owned else None
+            y[images] = maps
+            return kept
 
-    def climb_maps(images: slice) -> Piece:
-        piece = Piece(images, {})
-        y[images] = climb(arch.layers[:split], x[images], piece, 1)
-        return piece
+        return y, parallel.run(climb_slice, stage.slices, threads=threads)
 
-    maps = tuple(parallel.run(climb_maps, slices(arch, len(x)), threads=threads)) if split else ()
-    units = Piece(slice(0, len(x)), {})
-    if split < len(arch.layers):
-        y = climb(arch.layers[split:], y, units, threads)
-        y = y.copy() if keep else y  # the trace may keep it as the output of a relu
-    return y, maps if keep else (), units
+    everything = []
+    for stage in plan:
+        x, kept = climb(stage, x)
+        everything.append(kept)
+    return x, everything
 
 
 @contextmanager
-def _naming(layer: Layer) -> Iterator[None]:
+def naming(layer: Layer) -> Iterator[None]:
     """Put the layer's name in front of what is wrong with it."""
     try:
         yield
@@ -338,31 +323,59 @@ def _naming(layer: Layer) -> Iterator[None]:
         raise type(error)(f"layer {layer.name}: {error}") from error
 
 
-def _first_linear(arch: Arch) -> int:
-    """Index of the first layer that mixes all positions; the number of layers if there is none."""
-    kinds = [isinstance(layer, Linear) for layer in arch.layers]
-    return kinds.index(True) if True in kinds else len(kinds)
+SLICE_BYTES = 1 << 24  # the largest unfolded input of a slice, in float32: it should stay in cache
+_MIN_SLICES = 8  # of a batch, so that many cores find work
+_MIN_ROWS = 48  # of the products of transformed filters: with fewer they lose more than they save
 
 
-_SLICE_BYTES = 1 << 24  # the largest unfolded input of a slice, in float32: it should stay in cache
-_MIN_SLICES = 16  # so that many cores find work
+def stages(arch: Arch, n: int) -> list[Stage]:
+    """The stages of a network, and where a batch of ``n`` is cut for each; depends on shapes alone."""
+    parts: list[list[Layer]] = [[]]
+    for layer in arch.layers:
+        units = any(isinstance(each, Linear) for each in parts[-1])
+        if parts[-1] and not units and isinstance(layer, Conv | Linear):
+            parts.append([])
+        parts[-1].append(layer)
+    return [Stage(tuple(part), _cut(arch, part, n)) for part in parts]
 
 
-def slices(arch: Arch, n: int) -> list[slice]:
-    """Where a batch of ``n`` is cut for the layers of maps; depends on shapes alone."""
-    size = _SLICE_BYTES // (4 * max(unfolded_values(arch), 1))
-    return parallel.cut(n, max(1, min(size, -(-n // _MIN_SLICES))))
+def _cut(arch: Arch, layers: list[Layer], n: int) -> list[slice]:
+    if any(isinstance(layer, Linear) for layer in layers):
+        return [slice(0, n)]
+    largest = max((unfolded_values(arch, layer) for layer in layers if isinstance(layer, Conv)), default=1)
+    return parallel.cut(n, max(1, min(SLICE_BYTES // (4 * largest), -(-n // _MIN_SLICES))))
 
 
-def unfolded_values(arch: Arch) -> int:
-    """Values of the largest unfolded input of a convolution, for one image."""
-    shapes = arch.shapes()
-    befores = [arch.input, *shapes.values()]
-    return max(
-        (
-            math.prod(shapes[layer.name][:2]) * layer.size**2 * before[2]
-            for layer, before in zip(arch.layers, befores, strict=False)
-            if isinstance(layer, Conv)
-        ),
-        default=0,
-    )
+def unfolded_values(arch: Arch, layer: Conv) -> int:
+    """Values of the unfolded input of a convolution, for one image."""
+    return arch.macs()[layer.name] * layer.groups // layer.filters
+
+
+def _at_a_time(stages: list[Stage]) -> dict[str, int]:
+    """How many images each layer sees at a time."""
+    return {layer.name: stage.slices[0].stop for stage in stages for layer in stage.layers if stage.slices}
+
+
+def with_filters(
+    arch: Arch, params: Params, out_hw: Mapping[str, Shape], at_a_time: Mapping[str, int], threads: int | None
+) -> Params:
+    """``params``, with the transformed filters ``u`` of those convolutions that gain by them (`refnet.ops.winograd`).
+
+    Parameters
+    ----------
+    out_hw : outputs (P, Q, ...) that each layer computes of an image
+    at_a_time : images that it sees at a time; layers that are missing are left out
+    """
+    shapes = arch.param_shapes()
+
+    def gains(layer: Conv) -> bool:
+        p = params.get(layer.name, {})
+        if {key: a.shape for key, a in p.items()} != shapes[layer.name]:
+            return False  # the layer itself will say what is wrong
+        hw, (_, _, c, m) = out_hw[layer.name][:2], p["w"].shape
+        rows = at_a_time[layer.name] * winograd.tile_count(hw)
+        return rows >= _MIN_ROWS and winograd.suits(layer.window, hw, c * layer.groups, m, layer.groups)
+
+    layers = [each for each in arch.layers if isinstance(each, Conv) and each.name in at_a_time and gains(each)]
+    filters = parallel.run(lambda each: winograd.filters(params[each.name]["w"], each.window), layers, threads=threads)
+    return params | {layer.name: params[layer.name] | {"u": u} for layer, u in zip(layers, filters, strict=True)}

@@ -14,6 +14,7 @@ from refnet.ops.loss import cross_entropy, softmax
 from refnet.ops.lrn import lrn_backward, lrn_forward
 from refnet.ops.pool import pool_forward, unpool
 from refnet.ops.windows import unfold
+from refnet.ops.winograd import filters, winograd_forward, winograd_grads, winograd_transpose
 
 # --- windows ---
 
@@ -130,6 +131,130 @@ CONV_GRADS = [
     grads_averaged_over_the_batch,
     grads_of_flipped_filters,
     grads_with_biases_averaged_over_positions,
+]
+
+# --- the fast convolution ---
+
+
+def filters_flipped(w, window):
+    """Rows and columns turned round, as the textbook's convolution would have it."""
+    return filters(w[::-1, ::-1], window)
+
+
+def filters_with_rows_and_columns_swapped(w, window):
+    return filters(w.swapaxes(0, 1), window)
+
+
+def filters_bordered_on_the_wrong_side(w, window):
+    """The zeros that fill a strided filter's blocks come before its weights instead of after."""
+    size, stride, pad = window
+    missing = 3 * stride - size
+    return filters(np.pad(w, ((missing, 0), (missing, 0), (0, 0), (0, 0))), Window(3 * stride, stride, pad))
+
+
+def filters_with_the_cells_of_a_block_by_column(w, window):
+    u, stride = filters(w, window), window.stride
+    return u.reshape(36, stride, stride, -1, u.shape[2]).swapaxes(1, 2).reshape(u.shape)
+
+
+def winograd_without_bias(x, u, b, **how):
+    return winograd_forward(x, u, np.zeros_like(b), **how)
+
+
+def winograd_with_groups_swapped(x, u, b, *, window, groups):
+    x = np.roll(x, x.shape[3] // groups if groups > 1 else 0, axis=3)
+    return winograd_forward(x, u, b, window=window, groups=groups)
+
+
+def winograd_padded_on_one_side(x, u, b, *, window, groups):
+    x = np.pad(x, ((0, 0), (2 * window.pad, 0), (2 * window.pad, 0), (0, 0)))
+    return winograd_forward(x, u, b, window=window._replace(pad=0), groups=groups)
+
+
+def winograd_with_tiles_one_cell_too_far(x, u, b, *, window, groups):
+    """Tiles overlap by one row and one column less than they should."""
+    size, stride, pad = window
+    y = winograd_forward(x, u, b, window=window, groups=groups)
+    x = np.pad(x, ((0, 0), (pad, pad + 99), (pad, pad + 99), (0, 0)))
+    for p, q in np.ndindex(-(-y.shape[1] // 4), -(-y.shape[2] // 4)):
+        row, col = (stride * 4 + 1) * p, (stride * 4 + 1) * q
+        met = x[:, row : row + 3 * stride + size, col : col + 3 * stride + size]
+        tile = winograd_forward(met, u, b, window=Window(size, stride), groups=groups)
+        outputs = y[:, 4 * p : 4 * p + 4, 4 * q : 4 * q + 4]
+        outputs[...] = tile[:, : outputs.shape[1], : outputs.shape[2]]
+    return y
+
+
+def winograd_of_whole_tiles(x, u, b, **how):
+    """Outputs that don't fill a tile keep what was in memory."""
+    y = winograd_forward(x, u, b, **how)
+    y[:, y.shape[1] // 4 * 4 :] = 0
+    y[:, :, y.shape[2] // 4 * 4 :] = 0
+    return y
+
+
+def winograd_transpose_with_unflipped_filters(r, u, **how):
+    """The same filters up and down."""
+    return winograd_transpose(r[:, ::-1, ::-1], u, **how)[:, ::-1, ::-1].copy()
+
+
+def winograd_transpose_overwrites(r, u, *, window, hw, groups):
+    """Where the cells of two tiles overlap, the last one wins."""
+    size, stride, pad = window
+    rows, cols = (n + 2 * pad + 6 * stride for n in hw)
+    x = np.zeros((len(r), rows, cols, u.shape[1] // stride**2 * groups), r.dtype)
+    for p, q in np.ndindex(-(-r.shape[1] // 4), -(-r.shape[2] // 4)):
+        part = r[:, 4 * p : 4 * p + 4, 4 * q : 4 * q + 4]
+        reach = tuple((n - 1) * stride + size for n in part.shape[1:3])
+        at = np.s_[:, 4 * p * stride : 4 * p * stride + reach[0], 4 * q * stride : 4 * q * stride + reach[1]]
+        x[at] = winograd_transpose(part, u, window=Window(size, stride), hw=reach, groups=groups)
+    return x[:, pad : pad + hw[0], pad : pad + hw[1]].copy()
+
+
+def winograd_transpose_with_groups_swapped(r, u, *, groups, **how):
+    x = winograd_transpose(r, u, groups=groups, **how)
+    return np.roll(x, x.shape[3] // groups if groups > 1 else 0, axis=3)
+
+
+def winograd_grads_of_whole_tiles(x, dy, **how):
+    whole = np.zeros_like(dy)
+    p, q = (n // 4 * 4 for n in dy.shape[1:3])
+    whole[:, :p, :q] = dy[:, :p, :q]
+    return winograd_grads(x, whole, **how)[0], dy.sum(axis=(0, 1, 2))
+
+
+def winograd_grads_with_rows_and_columns_swapped(x, dy, **how):
+    dw, db = winograd_grads(x, dy, **how)
+    return dw.swapaxes(0, 1).copy(), db
+
+
+def winograd_grads_with_groups_swapped(x, dy, *, groups, **how):
+    x = np.roll(x, x.shape[3] // groups if groups > 1 else 0, axis=3)
+    return winograd_grads(x, dy, groups=groups, **how)
+
+
+WINOGRAD_FILTERS = [
+    filters_flipped,
+    filters_with_rows_and_columns_swapped,
+    filters_bordered_on_the_wrong_side,
+    filters_with_the_cells_of_a_block_by_column,
+]
+WINOGRAD_FORWARD = [
+    winograd_without_bias,
+    winograd_with_groups_swapped,
+    winograd_padded_on_one_side,
+    winograd_with_tiles_one_cell_too_far,
+    winograd_of_whole_tiles,
+]
+WINOGRAD_TRANSPOSE = [
+    winograd_transpose_with_unflipped_filters,
+    winograd_transpose_overwrites,
+    winograd_transpose_with_groups_swapped,
+]
+WINOGRAD_GRADS = [
+    winograd_grads_of_whole_tiles,
+    winograd_grads_with_rows_and_columns_swapped,
+    winograd_grads_with_groups_swapped,
 ]
 
 # --- pooling ---

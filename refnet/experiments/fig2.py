@@ -9,7 +9,7 @@ from refnet import images, net, parallel
 from refnet.arch import Arch
 from refnet.backend import to_device, to_host
 from refnet.datasets import Dataset
-from refnet.deconv import DECONV, Strongest, Strongests, project, seeds
+from refnet.deconv import DECONV, Strongest, Strongests, project_cells
 from refnet.features import stream
 from refnet.geometry import clip_box
 from refnet.layers import Rules
@@ -123,10 +123,13 @@ def _features(
         mean = images.centre_crop(checkpoint.mean[None], arch.side)[0]
         x = to_device(images.normalise(pixels, mean, checkpoint.scale).astype(checkpoint.dtype, copy=False), device)
         y, trace = net.forward(arch, params, x, threads=threads)
-        seed = seeds(y, image, maps[where[0]], best.row[where], best.col[where])
-        r = to_host(project(trace, params, seed, rules=rules, image=image))
+        r, reached = project_cells(
+            trace, params, y, image, maps[where[0]], best.row[where], best.col[where], rules=rules
+        )
+        r = to_host(r)
         for k, place in enumerate(zip(*where, strict=True)):
-            _cut(r[k], boxes[place], projections[place])
+            row, col = reached.origin[k] - boxes[place][:2]
+            projections[place][row : row + reached.size[0], col : col + reached.size[1]] = r[k]
             _cut(pixels[image[k]], boxes[place], patches[place])
     return LayerFeatures(layer, maps, best, boxes, projections, patches)
 

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Iterator
 
-from refnet.backend import Array, check_same_dtype, empty
+from refnet.backend import Array, check_same_dtype, empty, zeros
 from refnet.geometry import Window, conv_size
-from refnet.ops.windows import fold, unfold
+from refnet.ops.windows import add_windows, blocks, cropped, group_slices, padded, unfold
+
+# Windows that are unfolded at a time: enough rows for a fast product, few enough to be still in cache for it.
+_AT_A_TIME = 2048
 
 
 def conv_forward(x: Array, w: Array, b: Array, *, stride: int = 1, pad: int = 0, groups: int = 1) -> Array:
@@ -39,10 +42,10 @@ def conv_forward(x: Array, w: Array, b: Array, *, stride: int = 1, pad: int = 0,
         raise ValueError(f"conv_forward: b is {b.shape}, it needs one value for each filter of w {w.shape}")
     p, q = (conv_size(n, window) for n in x.shape[1:3])
     y = empty((len(x), p, q, m), x)
-    for maps, filters in _groups(x.shape[-1], m, groups):
-        columns = unfold(x[..., maps], out_hw=(p, q), window=window)
-        xp.matmul(_rows(columns), _matrix(w[..., filters]), out=_matrix(y[..., filters]))
-    y += b
+    for (images, rows), columns, filters in _unfolded(x, window, y.shape, groups):
+        block = y[images, rows, :, filters]
+        xp.matmul(columns, _matrix(w[..., filters]), out=_matrix(block))
+        block += b[filters]
     return y
 
 
@@ -73,13 +76,14 @@ def conv_transpose(r: Array, w: Array, *, stride: int = 1, pad: int = 0, hw: tup
     c = w.shape[2] * groups if w.ndim == 4 else 0
     window = _check("conv_transpose", (len(r), *hw, c), w.shape, stride, pad, groups)
     _check_outputs("conv_transpose", "r", r.shape, (len(r), *hw), window, w.shape[3])
-    n, p, q, m = r.shape
-    parts = []
-    for _, filters in _groups(c, m, groups):
-        columns = empty((n, p, q, *w.shape[:3]), r)
-        xp.matmul(_matrix(r[..., filters]), _matrix(w[..., filters]).T, out=_rows(columns))
-        parts.append(fold(columns, hw=hw, window=window))
-    return parts[0] if groups == 1 else xp.concatenate(parts, axis=-1)
+    x = zeros((len(r), hw[0] + 2 * pad, hw[1] + 2 * pad, c), r)
+    for images, rows in blocks(len(r), r.shape[1:3], _AT_A_TIME):
+        for maps, filters in group_slices(c, w.shape[3], groups):
+            part = r[images, rows, :, filters]
+            columns = empty((*part.shape[:3], *w.shape[:3]), r)
+            xp.matmul(_matrix(part), _matrix(w[..., filters]).T, out=_rows(columns))
+            add_windows(x[images, rows.start * stride :, :, maps], columns, stride=stride)
+    return cropped(x, hw=hw, pad=pad)
 
 
 def conv_grads(
@@ -112,17 +116,25 @@ def conv_grads(
     c, m = x.shape[-1], dy.shape[-1]
     window = _check("conv_grads", x.shape, (size, size, c // max(groups, 1), m), stride, pad, groups)
     _check_outputs("conv_grads", "dy", dy.shape, x.shape[:3], window, m)
-    dw = empty((size, size, c // groups, m), x)
-    for maps, filters in _groups(c, m, groups):
-        columns = unfold(x[..., maps], out_hw=dy.shape[1:3], window=window)
-        xp.matmul(_rows(columns).T, _matrix(dy[..., filters]), out=_matrix(dw[..., filters]))
+    dw = zeros((size, size, c // groups, m), x)
+    for (images, rows), columns, filters in _unfolded(x, window, dy.shape, groups):
+        _matrix(dw[..., filters])[...] += xp.matmul(columns.T, _matrix(dy[images, rows, :, filters]))
     return dw, dy.sum(axis=(0, 1, 2))
 
 
-def _groups(c: int, m: int, groups: int) -> Iterator[tuple[slice, slice]]:
-    """For each group, its slice of the C maps and its slice of the M filters."""
-    for g in range(groups):
-        yield slice(g * c // groups, (g + 1) * c // groups), slice(g * m // groups, (g + 1) * m // groups)
+def _unfolded(
+    x: Array, window: Window, out: tuple[int, ...], groups: int
+) -> Iterator[tuple[tuple[slice, slice], Array, slice]]:
+    """The windows of x as rows of matrices, block by block: (images and rows of the output), matrix, filters."""
+    size, stride, pad = window
+    x = padded(x, pad)
+    for images, rows in blocks(len(x), out[1:3], _AT_A_TIME):
+        below = slice(rows.start * stride, (rows.stop - 1) * stride + size)
+        for maps, filters in group_slices(x.shape[-1], out[3], groups):
+            columns = unfold(
+                x[images, below, :, maps], out_hw=(rows.stop - rows.start, out[2]), window=Window(size, stride)
+            )
+            yield (images, rows), _rows(columns), filters
 
 
 def _matrix(a: Array) -> Array:

@@ -36,7 +36,9 @@ def linear_transpose(r: Array, w: Array, *, out: Array | None = None) -> Array:
     xp = check_same_dtype("linear_transpose", r=r, w=w, out=out)
     if r.ndim != 2 or w.ndim != 2 or r.shape[1] != w.shape[1]:
         raise ValueError(f"linear_transpose: r is {r.shape} and w {w.shape}; it needs (N, U) and (I, U)")
-    return xp.matmul(r, w.T, out=empty((len(r), len(w)), r) if out is None else out)
+    x = empty((len(r), len(w)), r) if out is None else out
+    x[...] = xp.matmul(w, r.T).T  # a quarter faster than r w', for few rows of r
+    return x
 
 
 def linear_grads(x: Array, dy: Array, *, out: Array | None = None) -> tuple[Array, Array]:

@@ -1,6 +1,6 @@
 """Local response normalisation across maps: the paper's contrast normalisation."""
 
-from refnet.backend import Array, array_module, check_same_dtype, empty
+from refnet.backend import Array, array_module, check_same_dtype, empty, zeros
 
 
 def lrn_forward(
@@ -33,12 +33,11 @@ def lrn_forward(
     """
     xp = check_same_dtype("lrn_forward", x=x)
     _check("lrn_forward", n)
-    scale = _neighbour_sum(xp.multiply(x, x, out=empty(x.shape, x)), n)
+    scale = _neighbour_sum(x, x, n)
     scale *= alpha
     scale += k
-    y = _power(scale, -beta)
-    y *= x
-    return y, scale
+    y = _power(scale, beta)
+    return xp.divide(x, y, out=y), scale
 
 
 def lrn_backward(dy: Array, x: Array, scale: Array, *, n: int = 5, alpha: float = 1e-4, beta: float = 0.75) -> Array:
@@ -68,35 +67,40 @@ def lrn_backward(dy: Array, x: Array, scale: Array, *, n: int = 5, alpha: float 
     _check("lrn_backward", n)
     if dy.shape[1:] != x.shape[1:] or x.shape != scale.shape or len(x) not in (1, len(dy)):
         raise ValueError(f"lrn_backward: dy is {dy.shape}, x {x.shape} and scale {scale.shape}; they must be alike")
-    dx = xp.multiply(dy, _power(scale, -beta), out=empty(dy.shape, dy))
-    across = xp.multiply(dx, x, out=empty(dy.shape, dy))
-    across /= scale
-    across = _neighbour_sum(across, n)
+    dx = xp.divide(dy, _power(scale, beta), out=empty(dy.shape, dy))
+    across = _neighbour_sum(xp.divide(dx, scale, out=empty(dy.shape, dy)), x, n)
     across *= x
     across *= 2 * alpha * beta
     dx -= across
     return dx
 
 
-def _neighbour_sum(a: Array, n: int) -> Array:
-    """Sum over the ``n`` nearest maps, fewer at both ends."""
-    total, c = empty(a.shape, a), a.shape[-1]
-    total[...] = a
-    for d in range(1, min(n // 2, c - 1) + 1):
-        total[..., d:] += a[..., :-d]
-        total[..., :-d] += a[..., d:]
-    return total
+def _neighbour_sum(a: Array, b: Array, n: int) -> Array:
+    """Sum of a b over the ``n`` nearest maps, fewer at both ends."""
+    xp, c, reach = array_module(a), a.shape[-1], min(n // 2, a.shape[-1] - 1)
+    # With ``reach`` zeros between one position's maps and the next one's, all positions are one long row.
+    products = zeros((*a.shape[:-1], c + reach), a)
+    xp.multiply(a, b, out=products[..., :c])
+    row, total = products.reshape(-1), empty(products.shape, a)
+    sums = total.reshape(-1)
+    sums[...] = row
+    for d in range(1, reach + 1):
+        sums[d:] += row[:-d]
+        sums[:-d] += row[d:]
+    out = empty(a.shape, a)
+    out[...] = total[..., :c]
+    return out
 
 
 def _power(a: Array, exponent: float) -> Array:
-    """``a ** exponent``; the usual -0.75 as two square roots, several times faster than a general power."""
+    """``a ** exponent``; the usual 0.75 as two square roots, several times faster than a general power."""
     xp, out = array_module(a), empty(a.shape, a)
-    if exponent != -0.75:
+    if exponent != 0.75:
         return xp.power(a, exponent, out=out)
     root = xp.sqrt(a, out=empty(a.shape, a))
     xp.sqrt(root, out=out)
     out *= root
-    return xp.reciprocal(out, out=out)
+    return out
 
 
 def _check(operation: str, n: int) -> None:

@@ -1,8 +1,8 @@
 """Max pooling with switches, and unpooling."""
 
-from refnet.backend import Array, array_module, check_same_dtype, empty, zeros
+from refnet.backend import Array, array_module, check_same_dtype, empty
 from refnet.geometry import Window, pool_size
-from refnet.ops.windows import taps
+from refnet.ops.windows import blank_planes, join, meetings, taps
 
 
 def pool_forward(
@@ -35,20 +35,32 @@ def pool_forward(
     xp = check_same_dtype("pool_forward", x=x)
     window = _check("pool_forward", x.shape, Window(size, stride, pad), ceil)
     p, q = (pool_size(n, window, ceil=ceil) for n in x.shape[1:3])
-    y = empty((len(x), p, q, x.shape[-1]), x)
+    # The largest of a region is the largest of its rows' largest, so rows go first and columns second. Of equal values
+    # the one of the highest rank wins; ranks fall from the region's first cell to its last, in row order.
+    rows, ranks = _largest(x, 1, p, window, ranks=0 if switches else None, step=size)
+    y, ranks = _largest(rows, 2, q, window, ranks=ranks, step=1)
+    return y, None if ranks is None else xp.subtract(xp.uint8(size * size - 1), ranks, out=ranks)
+
+
+def _largest(
+    x: Array, axis: int, out: int, window: Window, *, ranks: Array | int | None, step: int
+) -> tuple[Array, Array | None]:
+    """Along an axis, each window's largest value and the highest rank that has it; cells add ``step`` to theirs."""
+    xp, along = array_module(x), (slice(None),) * axis
+    y = empty((*x.shape[:axis], out, *x.shape[axis + 1 :]), x)
     y.fill(-xp.inf)
-    where = empty(y.shape, x, "uint8") if switches else None
-    if where is not None:
-        where.fill(0)
-    for tap in taps(x.shape[1:3], (p, q), window):
-        best, cell = y[tap.out], x[tap.cell]
-        if where is not None:
-            # Taps come in rising order and only a strictly larger value wins, so the largest number is the winner's.
-            wins = xp.greater(cell, best, out=empty(best.shape, x, bool)).view("uint8")
-            wins *= xp.uint8(tap.row * size + tap.col)
-            xp.maximum(where[tap.out], wins, out=where[tap.out])
-        xp.maximum(best, cell, out=best)
-    return y, where
+    parts = [((*along, there), (*along, cells)) for there, cells in meetings(x.shape[axis], out, window)]
+    for there, cells in parts:
+        xp.maximum(y[there], x[cells], out=y[there])
+    if ranks is None:
+        return y, None
+    best = empty(y.shape, x, "uint8")
+    best.fill(0)
+    for i, (there, cells) in enumerate(parts):
+        wins = xp.equal(x[cells], y[there], out=empty(y[there].shape, x, bool)).view("uint8")
+        wins *= xp.uint8((window.size - 1 - i) * step) + (ranks if isinstance(ranks, int) else ranks[cells])
+        xp.maximum(best[there], wins, out=best[there])
+    return y, best
 
 
 def unpool(
@@ -87,12 +99,12 @@ def unpool(
         )
     if switches.dtype != xp.uint8:
         raise TypeError(f"unpool: switches are {switches.dtype}, they must be the uint8 that pool_forward returned")
-    x = zeros((len(r), *hw, r.shape[-1]), r)
-    for tap in taps(hw, needs[:2], window):
-        here = switches[tap.out]
-        here = xp.equal(here, xp.uint8(tap.row * size + tap.col), out=empty(here.shape, r, bool))
-        x[tap.cell] += xp.multiply(r[tap.out], here, out=empty(r[tap.out].shape, r))
-    return x
+    dealt = blank_planes(len(r), r.shape[-1], out_hw=needs[:2], window=window, like=r)
+    here, values = empty(switches.shape, r, bool), empty(r.shape, r)
+    for number, at in taps(needs[:2], window):
+        xp.equal(switches, xp.uint8(number), out=here)
+        dealt[at] += xp.multiply(r, here, out=values)
+    return join(dealt, hw=hw, window=window)
 
 
 def _check(operation: str, x: tuple[int, ...], window: Window, ceil: bool) -> Window:

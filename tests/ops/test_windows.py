@@ -1,5 +1,6 @@
 """unfold, fold and the taps they share with pooling."""
 
+import itertools
 from typing import NamedTuple
 
 import naive
@@ -11,7 +12,19 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from refnet.geometry import Window, conv_size, pool_size
-from refnet.ops.windows import fold, taps, unfold
+from refnet.ops.windows import (
+    add_windows,
+    blank_planes,
+    blocks,
+    cropped,
+    fold,
+    group_slices,
+    join,
+    meetings,
+    padded,
+    taps,
+    unfold,
+)
 
 pytestmark = pytest.mark.usefixtures("dirty_memory")
 
@@ -122,33 +135,89 @@ def test_cells_that_no_window_covers_fold_to_zero():
 
 
 windows = st.builds(Window, st.integers(1, 7), st.integers(1, 4), st.integers(0, 4))
+sides = st.tuples(st.integers(1, 9), st.integers(1, 5))
 
 
-@given(hw=st.tuples(st.integers(1, 9), st.integers(1, 5)), window=windows, ceil=st.booleans())
-def test_taps_meet_every_cell_under_every_window_exactly_once(hw, window, ceil):
-    out_hw = tuple(pool_size(n, window, ceil=ceil) for n in hw)
-    assume(min(out_hw) >= 1)
+@given(hw=sides, window=windows)
+def test_any_window_unfolds_and_folds_by_the_formula(hw, window):
+    assume(all(conv_size(n, window) >= 1 for n in hw))
+    case = Case(2, hw, 3, window)
+    check_unfold(unfold, case)
+    check_fold(fold, case)
+
+
+@given(n=st.integers(1, 12), window=windows, ceil=st.booleans())
+def test_meetings_are_wherever_a_cell_of_a_window_lies_on_the_image(n, window, ceil):
+    out = pool_size(n, window, ceil=ceil)
+    assume(out >= 1)
     met = [
-        (tap.row, tap.col, p, q, row, col)
-        for tap in taps(hw, out_hw, window)
-        for p, row in zip(range(out_hw[0])[tap.out[1]], range(hw[0])[tap.cell[1]], strict=True)
-        for q, col in zip(range(out_hw[1])[tap.out[2]], range(hw[1])[tap.cell[2]], strict=True)
+        (i, p, cell)
+        for i, (there, cells) in enumerate(meetings(n, out, window))
+        for p, cell in zip(range(out)[there], range(n)[cells], strict=True)
     ]
-    assert sorted(met) == sorted(
-        (i, j, p, q, row, col)
-        for i, p, row in _meetings(hw[0], out_hw[0], window)
-        for j, q, col in _meetings(hw[1], out_hw[1], window)
-    )
+    assert met == list(_meetings(n, out, window))
 
 
-def _meetings(n, out_n, window):
+def _meetings(n, out, window):
     """(offset in the window, output, cell) wherever the cell is in the image."""
-    for offset, output in np.ndindex(window.size, out_n):
+    for offset, output in np.ndindex(window.size, out):
         cell = output * window.stride + offset - window.pad
         if 0 <= cell < n:
             yield offset, output, cell
 
 
-def test_taps_come_in_row_order():
-    order = [(tap.row, tap.col) for tap in taps((4, 4), (2, 2), Window(2, 2))]
-    assert order == [(0, 0), (0, 1), (1, 0), (1, 1)]
+@given(hw=sides, window=windows, ceil=st.booleans())
+def test_taps_and_join_put_each_value_where_its_cell_is(hw, window, ceil):
+    """One tap at a time: what is written for every window is found at the windows' cells, and nowhere else."""
+    out_hw = tuple(pool_size(n, window, ceil=ceil) for n in hw)
+    assume(min(out_hw) >= 1)
+    values = 1.0 + np.arange(2 * out_hw[0] * out_hw[1]).reshape(1, *out_hw, 2)
+    numbers = []
+    for number, at in taps(out_hw, window):
+        numbers.append(number)
+        dealt = blank_planes(1, 2, out_hw=out_hw, window=window, like=values)
+        dealt[at] += values
+        want = np.zeros((1, *hw, 2))
+        row, col = divmod(number, window.size)
+        for i, p, r in _meetings(hw[0], out_hw[0], window):
+            for j, q, c in _meetings(hw[1], out_hw[1], window):
+                if (i, j) == (row, col):
+                    want[0, r, c] += values[0, p, q]
+        assert join(dealt, hw=hw, window=window).tolist() == want.tolist()
+    assert numbers == list(range(window.size**2))
+
+
+@pytest.mark.parametrize("pad", [0, 1, 3])
+def test_cropped_is_the_adjoint_of_padded(pad):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 4, 3, 2)), rng.normal(size=(2, 4 + 2 * pad, 3 + 2 * pad, 2))
+    assert padded(x, pad).sum() == pytest.approx(x.sum())
+    assert_adjoint(lambda x: padded(x, pad), lambda y: cropped(y, hw=(4, 3), pad=pad), x, y)
+
+
+def test_windows_are_added_to_their_images_alone():
+    """Steps between windows that don't overlap must not leave the array: there is poison around it."""
+    for window in (Window(3, 2), Window(2, 3), Window(5, 1), Window(4, 3)):
+        columns = np.ones((1, *(conv_size(n, window) for n in (11, 13)), window.size, window.size, 2))
+        around = np.full((3, 11, 13, 2), np.nan)
+        around[1] = 0
+        add_windows(around[1:2], columns, stride=window.stride)
+        assert np.isnan(around[::2]).all()
+        assert around[1].sum() == columns.sum()
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+@pytest.mark.parametrize("most", [1, 7, 12, 13, 40, 1000])
+def test_blocks_hold_every_row_once_and_no_more_than_allowed(n, most):
+    p, q = 3, 4
+    met = []
+    for images, rows in blocks(n, (p, q), most):
+        count = (images.stop - images.start) * (rows.stop - rows.start)
+        assert count * q <= most or count == 1
+        assert images.stop - images.start == 1 or rows == slice(0, p)
+        met += itertools.product(range(n)[images], range(p)[rows])
+    assert met == list(itertools.product(range(n), range(p)))
+
+
+def test_groups_have_their_share_of_maps_and_filters():
+    assert list(group_slices(4, 6, 2)) == [(slice(0, 2), slice(0, 3)), (slice(2, 4), slice(3, 6))]

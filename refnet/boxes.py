@@ -1,0 +1,152 @@
+"""Walk signals back that start in one place: only the boxes that they can reach are computed.
+
+One activation of ZFNet's layer 2 sees 27 x 27 of the 224 x 224 pixels, and on the way down it reaches no others. So
+each signal comes with a box of its own, all of one size; the layers walk them back as they would whole maps
+(`refnet.layers.back`), with the arrays of the trace cut to the same boxes. Boxes may hang over the edge of the maps;
+the signal is zero there, as padding is.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from refnet import parallel
+from refnet.arch import Conv, Layer, Params, Pool, Shape
+from refnet.backend import Array, array_module, empty
+from refnet.geometry import Window, clip_box
+from refnet.layers import Kept, Rules, back
+from refnet.net import SLICE_BYTES, Stage, Trace, naming, stages, with_filters
+
+
+class Boxes(NamedTuple):
+    """Where each signal lies in its maps: ``origin`` (S, 2), first row and column, and the ``size`` of all."""
+
+    origin: np.ndarray
+    size: tuple[int, int]
+
+    def below(self, window: Window, hw: tuple[int, ...]) -> "Boxes":
+        """What a window reaches in the maps below (*hw), less the rows and columns that lie beyond in every box."""
+        size, stride, pad = window
+        origin = self.origin * stride - pad
+        reach = (np.array(self.size) - 1) * stride + size
+        first = np.maximum((-origin).min(axis=0), 0)
+        last = np.minimum((np.array(hw) - origin).max(axis=0), reach)
+        rows, columns = (last - first).tolist()
+        return Boxes(origin + first, (rows, columns))
+
+    def of(self, signals: slice) -> "Boxes":
+        """The boxes of some signals."""
+        return Boxes(self.origin[signals], self.size)
+
+    def inside(self, i: int, hw: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Rows and columns of box i that lie on maps (*hw): in the maps, and in the box."""
+        row, column = self.origin[i].tolist()
+        top, left, bottom, right = clip_box((row, column, row + self.size[0], column + self.size[1]), (hw[0], hw[1]))
+        return (slice(top, bottom), slice(left, right)), (
+            slice(top - row, bottom - row), slice(left - column, right - column)
+        )  # fmt: skip
+
+    def cut(self, maps: Array) -> Array:
+        """The boxes of maps (S, H, W, C), one in each; all must lie inside."""
+        cells = [
+            maps[i, row : row + self.size[0], col : col + self.size[1]] for i, (row, col) in enumerate(self.origin)
+        ]
+        return array_module(maps).stack(cells)
+
+
+def descend(
+    trace: Trace, params: Params, r: Array, image: np.ndarray, boxes: Boxes | None, *, rules: Rules
+) -> tuple[Array, Boxes]:
+    """Walk signals back to the input, each in its own box.
+
+    Parameters
+    ----------
+    trace : of `refnet.net.forward`, with the same ``params``
+    r : (S, *boxes.size, M) signals in boxes of the trace's last output, or (S, units) with ``boxes`` None; S >= 1
+    image : (S,) the image of the trace that each signal belongs to
+
+    Returns
+    -------
+    r : (S, h, w, colours), and the boxes of the input that this is
+    """
+    arch, below, threads = trace.arch, trace.arch.input_shapes(), trace.threads
+    plan = list(zip(reversed(stages(arch, trace.n)), reversed(trace.kept), strict=True))
+    if boxes is None:
+        while plan and r.ndim == 2:
+            stage, kept = plan.pop(0)
+            for layer in reversed(stage.layers):
+                arrays = tuple(a[image] for a in kept[0][layer.name]) if rules.looks_at(layer) else ()
+                with naming(layer):
+                    p, shape = params.get(layer.name, {}), below[layer.name]
+                    r = back(layer, p, arrays, r, below=shape, rules=rules, threads=threads)
+        boxes = Boxes(np.zeros((len(r), 2), int), r.shape[1:3])
+
+    uppers, lowers, at_a_time = {}, {}, {}
+    for layer in reversed([layer for stage, _ in reversed(plan) for layer in stage.layers]):
+        uppers[layer.name] = boxes
+        if isinstance(layer, Conv):
+            unfolded = boxes.size[0] * boxes.size[1] * layer.size**2 * below[layer.name][2]
+            at_a_time[layer.name] = min(max(1, SLICE_BYTES // (4 * unfolded)), len(r))
+        if isinstance(layer, Conv | Pool):
+            boxes = boxes.below(layer.window, below[layer.name][:2])
+        lowers[layer.name] = boxes
+    params = with_filters(arch, params, {name: each.size for name, each in uppers.items()}, at_a_time, threads)
+
+    def walk(stage: Stage, kept: list[dict[str, Kept]], r: Array) -> Array:
+        first = stage.layers[0].name
+        x = empty((len(r), *lowers[first].size, below[first][2]), r)
+
+        def walk_some(part: slice) -> None:
+            signal = r[part]
+            for layer in reversed(stage.layers):
+                upper, lower = uppers[layer.name].of(part), lowers[layer.name].of(part)
+                with naming(layer):
+                    arrays = _cut_out(kept, stage, layer, image[part], upper) if rules.looks_at(layer) else ()
+                    p, shape = params.get(layer.name, {}), below[layer.name]
+                    signal = _back(layer, p, arrays, signal, upper, lower, below=shape, rules=rules)
+            x[part] = signal
+
+        size = min((at_a_time.get(layer.name, len(r)) for layer in stage.layers), default=len(r))
+        parallel.run(walk_some, parallel.cut(len(r), size), threads=threads)
+        return x
+
+    for stage, kept in plan:
+        r = walk(stage, kept, r)
+    return r, boxes
+
+
+def _back(
+    layer: Layer, p: dict[str, Array], kept: Kept, r: Array, upper: Boxes, lower: Boxes, *, below: Shape, rules: Rules
+) -> Array:
+    if not isinstance(layer, Conv | Pool):
+        return back(layer, p, kept, r, below=below, rules=rules, threads=1)
+    size, stride, pad = layer.window
+    reach = tuple((n - 1) * stride + size for n in upper.size)
+    unpadded = replace(layer, pad=0) if isinstance(layer, Conv) else replace(layer, pad=0, ceil=False)
+    x = back(unpadded, p, kept, r, below=(*reach, below[2]), rules=rules, threads=1)
+    row, column = (lower.origin[0] - (upper.origin[0] * stride - pad)).tolist()
+    x = x[:, row : row + lower.size[0], column : column + lower.size[1]]
+    for i in range(len(x)):
+        (rows, columns) = lower.inside(i, below[:2])[1]
+        x[i, : rows.start] = 0
+        x[i, rows.stop :] = 0
+        x[i, :, : columns.start] = 0
+        x[i, :, columns.stop :] = 0
+    return x
+
+
+def _cut_out(kept: list[dict[str, Kept]], stage: Stage, layer: Layer, image: np.ndarray, boxes: Boxes) -> Kept:
+    """The arrays that a layer kept, where each box lies; 1, which nothing divides by in vain, beyond the edge."""
+    stops = [images.stop for images in stage.slices]
+    arrays = []
+    for k, like in enumerate(kept[0][layer.name]):
+        array = empty((len(image), *boxes.size, like.shape[3]), like)
+        array.fill(1)
+        for i, each in enumerate(image):
+            piece = int(np.searchsorted(stops, each, side="right"))
+            whole = kept[piece][layer.name][k][each - stage.slices[piece].start]
+            there, here = boxes.inside(i, whole.shape[:2])
+            array[i, *here] = whole[there]
+        arrays.append(array)
+    return tuple(arrays)

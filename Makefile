@@ -9,13 +9,14 @@ RECIPE  ?= default
 RUN     ?= $(if $(DATA),$(shell basename "$$(realpath "$(DATA)")"),scenes)-$(ARCH)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 WEIGHTS ?= weights/$(RUN).h5
 OUT     ?= out/$(RUN)
+PARTS   ?=
 PYTHON  ?= python3
 
 PY       := .venv/bin/python
 data_arg  = $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate visualize describe test test-all test-gpu lint oracles clean
+.PHONY: help train evaluate visualize describe bench test test-all test-gpu lint oracles clean
 
 help: ## list the targets
 	@echo 'make TARGET [DATA=folder-of-classes] [ARCH=$(ARCH)] [EPOCHS=$(EPOCHS)] [DEVICE=auto|cpu|cuda] [RUN=name] [SEED=0]'
@@ -34,6 +35,10 @@ visualize: .venv/core ## Figure 2 of WEIGHTS on DATA: top-9 projections of every
 
 describe: .venv/core ## print what WEIGHTS holds
 	$(PY) tools/describe.py "$(WEIGHTS)"
+
+bench: oracles ## race PyTorch, ONNX Runtime and Captum, all PARTS or some; photographs from DATA; writes out/benchmark.json
+	$(PY) -m pip install -q onnx onnxruntime
+	$(PY) tools/benchmark.py $(PARTS) $(data_arg)
 
 test: .venv/dev ## everything that a CPU can check in minutes
 	$(PY) -m pytest -q

@@ -16,7 +16,7 @@ from refnet.arch import Conv, Layer, Params, Pool, Shape
 from refnet.backend import Array, array_module, empty
 from refnet.geometry import Window, clip_box
 from refnet.layers import Kept, Rules, back
-from refnet.net import SLICE_BYTES, Stage, Trace, naming, stages, with_filters
+from refnet.net import SLICE_BYTES, SLICES, Stage, Trace, naming, stages, with_filters
 
 
 class Boxes(NamedTuple):
@@ -87,7 +87,7 @@ def descend(
         uppers[layer.name] = boxes
         if isinstance(layer, Conv):
             unfolded = boxes.size[0] * boxes.size[1] * layer.size**2 * below[layer.name][2]
-            at_a_time[layer.name] = min(max(1, SLICE_BYTES // (4 * unfolded)), len(r))
+            at_a_time[layer.name] = max(1, min(SLICE_BYTES // (4 * unfolded), len(r) // SLICES))
         if isinstance(layer, Conv | Pool):
             boxes = boxes.below(layer.window, below[layer.name][:2])
         lowers[layer.name] = boxes
@@ -108,7 +108,7 @@ def descend(
             x[part] = signal
 
         size = min((at_a_time.get(layer.name, len(r)) for layer in stage.layers), default=len(r))
-        parallel.run(walk_some, parallel.cut(len(r), size), threads=threads)
+        parallel.run(walk_some, parallel.cut(len(r), size, multiple=SLICES), threads=threads)
         return x
 
     for stage, kept in plan:

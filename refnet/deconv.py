@@ -174,7 +174,7 @@ class Strongests:
         flat = y.reshape(n, math.prod(y.shape[1:-1]), maps)
         peaks = to_host(flat.max(axis=1))
         with self._lock:
-            best = self._best.setdefault(layer, self._nothing(maps))
+            best = self._best.setdefault(layer, self._nothing(maps, self.top))
             self._shape[layer] = tuple(y.shape[1:-1])
             least = best["value"][:, -1].copy()
         # Most images have nothing new for most maps: only those at or above a map's weakest are looked into.
@@ -194,21 +194,22 @@ class Strongests:
             "place": places,
         }
         with self._lock:
-            for m in np.unique(new_map):
-                rows = new_map == m
-                both = {key: np.concatenate([best[key][m], found[key][rows].ravel()]) for key in best}
-                order = self._ranking(both)[: self.top]
-                for key in best:
-                    best[key][m] = both[key][order]
+            shown, row = np.unique(new_map, return_inverse=True)
+            rivals = self._nothing(len(shown), n * per_image)
+            column = new_image[:, None] * per_image + np.arange(per_image)
+            for key, each in rivals.items():
+                each[row[:, None], column] = found[key]
+            both = {key: np.concatenate([best[key][shown], rivals[key]], axis=1) for key in best}
+            for key, each in self._ranked(both).items():
+                best[key][shown] = each[:, : self.top]
 
-    def _ranking(self, found: dict[str, np.ndarray]) -> np.ndarray:
-        """Order by value, then image, then place; of an image that was seen before only its first, unless all count."""
-        order = np.lexsort((found["place"], found["image"], -found["value"]))
-        if not self.one_per_image:
-            return order
-        image = found["image"][order]
-        first = np.isin(np.arange(len(image)), np.unique(image, return_index=True)[1])
-        return order[first | (image < 0)]
+    def _ranked(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Each row by value, then image, then place; of an image only its first, unless all count."""
+        if self.one_per_image:
+            found = _sorted(found, (found["place"], -found["value"], found["image"]))
+            again = np.diff(found["image"], axis=1, prepend=-1) == 0
+            found["value"][again], found["image"][again], found["place"][again] = -np.inf, -1, 0
+        return _sorted(found, (found["place"], found["image"], -found["value"]))
 
     def of(self, layer: str) -> Strongest:
         """What was found for a layer."""
@@ -216,10 +217,13 @@ class Strongests:
         row, col = np.divmod(best["place"], shape[1]) if len(shape) == 2 else (0 * best["place"],) * 2
         return Strongest(best["value"].copy(), best["image"].copy(), row, col)
 
-    def _nothing(self, maps: int) -> dict[str, np.ndarray]:
-        shape = (maps, self.top)
-        return {
-            "value": np.full(shape, -np.inf),
-            "image": np.full(shape, -1),
-            "place": np.zeros(shape, np.int64),
-        }
+    @staticmethod
+    def _nothing(maps: int, ranks: int) -> dict[str, np.ndarray]:
+        shape = maps, ranks
+        return {"value": np.full(shape, -np.inf), "image": np.full(shape, -1), "place": np.zeros(shape, np.int64)}
+
+
+def _sorted(found: dict[str, np.ndarray], keys: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
+    """Every array's rows in the order of the keys, the last one first."""
+    order = np.lexsort(keys, axis=1)
+    return {key: np.take_along_axis(each, order, axis=1) for key, each in found.items()}

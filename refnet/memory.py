@@ -8,7 +8,7 @@ from refnet.arch import Arch, Conv, Dropout, Norm, Pool, Relu
 from refnet.backend import cores
 
 _FLOAT = 4
-_ROUNDING = 1.15  # the arena rounds sizes up
+_ROUNDING = 1.3  # the arena rounds sizes up, and keeps blocks for other sizes than the next one's
 
 
 def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int:

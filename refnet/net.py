@@ -323,8 +323,8 @@ def naming(layer: Layer) -> Iterator[None]:
         raise type(error)(f"layer {layer.name}: {error}") from error
 
 
-SLICE_BYTES = 1 << 24  # the largest unfolded input of a slice, in float32: it should stay in cache
-_MIN_SLICES = 8  # of a batch, so that many cores find work
+SLICE_BYTES = 20 << 20  # the largest unfolded input of a slice, in float32: it should stay in cache
+SLICES = 4  # their number is a multiple of it, which few cores share evenly and many find enough of in large batches
 _MIN_ROWS = 48  # of the products of transformed filters: with fewer they lose more than they save
 
 
@@ -343,7 +343,7 @@ def _cut(arch: Arch, layers: list[Layer], n: int) -> list[slice]:
     if any(isinstance(layer, Linear) for layer in layers):
         return [slice(0, n)]
     largest = max((unfolded_values(arch, layer) for layer in layers if isinstance(layer, Conv)), default=1)
-    return parallel.cut(n, max(1, min(SLICE_BYTES // (4 * largest), -(-n // _MIN_SLICES))))
+    return parallel.cut(n, max(1, SLICE_BYTES // (4 * largest)), multiple=SLICES)
 
 
 def unfolded_values(arch: Arch, layer: Conv) -> int:

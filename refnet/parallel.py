@@ -16,9 +16,12 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
-def cut(n: int, size: int) -> list[slice]:
-    """``n`` items in consecutive slices of nearly equal length, at most ``size`` each."""
-    count = -(-n // size)
+def cut(n: int, size: int, *, multiple: int = 1) -> list[slice]:
+    """``n`` items in consecutive slices of nearly equal length, at most ``size`` each.
+
+    Their number is a ``multiple`` of one that threads share evenly, as long as there are so many items.
+    """
+    count = min(-(-n // (size * multiple)) * multiple, n)
     return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
 
 

@@ -195,15 +195,26 @@ def test_cropped_is_the_adjoint_of_padded(pad):
     assert_adjoint(lambda x: padded(x, pad), lambda y: cropped(y, hw=(4, 3), pad=pad), x, y)
 
 
-def test_windows_are_added_to_their_images_alone():
-    """Steps between windows that don't overlap must not leave the array: there is poison around it."""
-    for window in (Window(3, 2), Window(2, 3), Window(5, 1), Window(4, 3)):
-        columns = np.ones((1, *(conv_size(n, window) for n in (11, 13)), window.size, window.size, 2))
-        around = np.full((3, 11, 13, 2), np.nan)
-        around[1] = 0
-        add_windows(around[1:2], columns, stride=window.stride)
-        assert np.isnan(around[::2]).all()
-        assert around[1].sum() == columns.sum()
+def poisoned(x):
+    """A copy of ``x`` inside a larger array, and that array, which holds NaN everywhere else."""
+    around = np.full([n + 2 for n in x.shape], np.nan)
+    inside = around[(slice(1, -1),) * x.ndim]
+    inside[...] = x
+    return inside, around
+
+
+@given(hw=sides, size=st.integers(1, 7), stride=st.integers(1, 4))
+def test_windows_are_taken_from_their_images_alone_and_added_to_them(hw, size, stride):
+    """Strides that lead out of the array would meet the poison around it."""
+    assume(size <= min(hw))
+    window = Window(size, stride)
+    case = Case(2, hw, 3, window)
+    x, columns = case.draw("float64")
+    inside, around = poisoned(x)
+    assert_close(unfold(inside, out_hw=case.out_hw(), window=window), naive.unfold(x, **window._asdict()))
+    add_windows(inside, columns, stride=stride)
+    assert np.isnan(around).sum() == around.size - x.size
+    assert_close(inside.copy(), x + naive.fold(columns, hw=hw, **window._asdict()))
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
@@ -219,5 +230,12 @@ def test_blocks_hold_every_row_once_and_no_more_than_allowed(n, most):
     assert met == list(itertools.product(range(n), range(p)))
 
 
+def test_blocks_are_as_large_as_they_may_be():
+    assert [each for each, _ in blocks(5, (3, 4), 40)] == [slice(0, 3), slice(3, 5)]
+    assert [each for _, each in blocks(1, (5, 4), 11)] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert list(blocks(1, (2, 9), 8)) == [(slice(0, 1), slice(0, 1)), (slice(0, 1), slice(1, 2))]
+
+
 def test_groups_have_their_share_of_maps_and_filters():
     assert list(group_slices(4, 6, 2)) == [(slice(0, 2), slice(0, 3)), (slice(2, 4), slice(3, 6))]
+    assert list(group_slices(3, 2, 1)) == [(slice(0, 3), slice(0, 2))]

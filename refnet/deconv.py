@@ -99,8 +99,12 @@ def project_cells(
     """
     check_signal(trace, y, len(y) == trace.n)
     image = _images(trace, maps, image)
-    if row is None or col is None or y.ndim == 2:
+    if y.ndim == 2:
         return descend(trace, params, seeds(y, image, maps), image, None, rules=rules)
+    if row is None or col is None:
+        raise ValueError(f"{trace.arch.layers[-1].name} has maps: its cells need rows and columns")
+    if min(np.min(row), np.min(col)) < 0:
+        raise ValueError(f"cells in row {np.min(row)}, column {np.min(col)}: both count from 0")
     cells = zeros((len(image), 1, 1, y.shape[3]), y)
     cells[np.arange(len(image)), 0, 0, maps] = y[image, row, col, maps]
     return descend(trace, params, cells, image, Boxes(np.stack([row, col], axis=1), (1, 1)), rules=rules)

@@ -186,6 +186,19 @@ def test_seeds_of_zeros_give_zeros_beside_others(layer, rules):
     assert_near(r, net.back_through(trace, params, seed, rules=rules), 1e-12)
 
 
+@every_rule
+def test_seeds_may_cover_as_much_as_they_like(rules):
+    """The boxes are as large as the largest, also for a seed in the last corner."""
+    params, y, trace = traced(TINY, "norm1")
+    seed, signal = np.zeros_like(y), signal_for(TINY.upto("norm1"), SOME)
+    parts = [np.s_[-1:, -1:], np.s_[:, 2:3], np.s_[1:2], np.s_[:2, :2], np.s_[1:3, -2:], np.s_[-1:, :1], np.s_[:0]]
+    for i, part in enumerate(parts):
+        seed[i][part] = signal[i][part]
+    for few in (slice(0, 2), slice(3, 5), slice(0, SOME)):
+        whole = net.back_through(trace, params, seed, rules=rules)[few]
+        assert_near(project(trace, params, seed[few], image=np.arange(SOME)[few], rules=rules), whole, 1e-12)
+
+
 @pytest.mark.parametrize("n", [0, SOME])
 @pytest.mark.parametrize("layer", ["conv1", "relu2", "fc8"])
 def test_no_seeds_give_no_projections(layer, n):
@@ -345,9 +358,11 @@ def test_cells_of_images_that_are_not_there_are_refused(image):
 
 def test_cells_that_are_not_on_the_maps_are_refused():
     params, y, trace = traced(TINY, "relu2")
-    for maps, row, col in [(8, 0, 0), (0, 4, 0), (0, 0, 4)]:
+    for maps, row, col in [(8, 0, 0), (0, 4, 0), (0, 0, 4), (0, -1, 0), (0, 0, -1)]:
         with pytest.raises((ValueError, IndexError)):
             project_cells(trace, params, y, *(np.array([each]) for each in (1, maps, row, col)))
+    with pytest.raises(ValueError, match="relu2 has maps: its cells need rows and columns"):
+        project_cells(trace, params, y, np.array([0]), np.array([0]))
 
 
 def test_signals_of_another_kind_are_refused():

@@ -78,9 +78,10 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
     return x.contiguous(memory_format=LAYOUTS[layout])
 
 
-def compiled(net: nn.Module) -> nn.Module:
-    """torch.compile as it comes; the compiler runs at the first call, which `first` makes."""
-    return torch.compile(net, dynamic=False)
+def compiled(net: nn.Module, **options: bool) -> nn.Module:
+    """torch.compile for this shape; the compiler runs at the first call, which `first` makes."""
+    torch._dynamo.config.recompile_limit = 1000  # over all parts; beyond it, PyTorch runs eager without a word
+    return torch.compile(net, dynamic=False, options=options)
 
 
 def first(run: Callable[[], Result]) -> Result:
@@ -141,7 +142,8 @@ class Trainer:
         self, arch: Arch, params: Params, layout: str, *, recipe: Recipe, rate: float, compile: bool = False
     ) -> None:
         self.net, self.clip = network(arch, params, layout), recipe.clip
-        self.forward = compiled(self.net) if compile else self.net
+        # Layouts that Inductor chooses give gradients of 0 below a convolution, relu and pool (PyTorch 2.13, CPU).
+        self.forward = compiled(self.net, layout_optimization=False) if compile else self.net
         weights, biases = (
             [p for name, p in self.net.named_parameters() if name.endswith(end)] for end in ("weight", "bias")
         )

@@ -23,7 +23,7 @@ def meetings(n: int, out: int, window: Window) -> Iterator[tuple[slice, slice]]:
 
 
 def taps(out_hw: tuple[int, int], window: Window) -> Iterator[tuple[int, Index]]:
-    """The cells of a window in row order: ``row * size + col``, and where all windows see it in `planes`."""
+    """The cells of a window in row order: ``row * size + col``, and where all windows see it in `blank_planes`."""
     size, stride, _ = window
     (p, q), all_images = out_hw, slice(None)
     for row in range(size):
@@ -32,17 +32,18 @@ def taps(out_hw: tuple[int, int], window: Window) -> Iterator[tuple[int, Index]]
             yield row * size + col, (col % stride, all_images, rows, slice(col // stride, col // stride + q))
 
 
-def blank_planes(n: int, c: int, *, out_hw: tuple[int, int], window: Window, like: Array, fill: float = 0.0) -> Array:
-    """What `planes` makes of n images of ``fill``."""
+def blank_planes(n: int, c: int, *, out_hw: tuple[int, int], window: Window, like: Array) -> Array:
+    """Zeros (stride, N, U, V, C) for n images whose columns are dealt out in turn, as far as windows reach.
+
+    planes[k, n, u, v, c] stands for x[n, u - pad, v stride + k - pad, c].
+    """
     size, stride, _ = window
     rows, columns = (out_hw[0] - 1) * stride + size, out_hw[1] + (size - 1) // stride
-    dealt = empty((stride, n, rows, columns, c), like)
-    dealt.fill(fill)
-    return dealt
+    return zeros((stride, n, rows, columns, c), like)
 
 
 def join(dealt: Array, *, hw: tuple[int, int], window: Window) -> Array:
-    """The adjoint of `planes`: the images (N, *hw, C) whose columns were dealt out; 0 where no window reaches."""
+    """The images (N, *hw, C) whose columns were dealt out (`blank_planes`); 0 where no window reaches."""
     _, n, _, _, c = dealt.shape
     x = zeros((n, *hw, c), dealt)
     for plane, cells in _dealt(dealt.shape, hw, window.pad):

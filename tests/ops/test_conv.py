@@ -20,6 +20,7 @@ from conftest import (
 )
 
 from refnet.geometry import Window, conv_size
+from refnet.ops import conv
 from refnet.ops.conv import conv_forward, conv_grads, conv_transpose
 
 pytestmark = pytest.mark.usefixtures("dirty_memory")
@@ -329,3 +330,12 @@ def test_mixed_backends_are_refused(name):
     x, w = ones(1, 1, 1, 1, dtype="float32"), CupyArray((1, 1, 1, 1))
     with pytest.raises(TypeError, match=r"numpy\.ndarray and cupy\.CupyArray: they must all be numpy or all cupy"):
         calls(x, w, ones(1, dtype="float32"))[name]()
+
+
+@every_case
+@pytest.mark.parametrize("most", [1, 5, 7, 40])
+def test_unfolding_a_few_windows_at_a_time_gives_the_same(case, most, monkeypatch):
+    monkeypatch.setattr(conv, "_AT_A_TIME", most)
+    check_forward(conv_forward, case)
+    check_transpose(conv_transpose, case)
+    check_grads(conv_grads, case)

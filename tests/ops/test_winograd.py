@@ -1,7 +1,6 @@
 """The fast twin of the convolution: what `refnet.ops.conv` gives, and where a network takes it."""
 
 import functools
-from dataclasses import replace
 from typing import NamedTuple
 
 import naive
@@ -90,6 +89,7 @@ CASES = [
     Case(1, (10, 12), 2, 2, 7, stride=3, pad=2),
     Case(1, (19, 12), 2, 2, 8, stride=3, pad=1),
     Case(1, (20, 9), 1, 2, 9, stride=3),
+    Case(1, (18, 9), 2, 3, 9, stride=3, pad=1),  # a row that no window sees, and padding
     Case(1, (1, 2), 2, 2, 5, stride=2, pad=2),
     Case(0, (5, 4), 3, 4, pad=1),
     Case(0, (9, 8), 3, 2, 5, stride=2),
@@ -479,8 +479,18 @@ def test_a_network_gives_the_same_without_it(dtype, monkeypatch):
         assert (fast["y"] != slow["y"]).any()
 
 
-def test_filters_that_do_not_fit_are_left_to_the_layer():
-    params = params_of(WIDE)
-    params["conv3"] = params_of(replace(WIDE, layers=(Conv("conv3", 128, 5), *WIDE.layers[5:])))["conv3"]
-    with pytest.raises(ValueError, match="layer conv3: conv_forward: x has 64 maps"):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"b": (128,)}, "there is no parameter 'w'"),
+        ({"w": (3, 3, 64, 128)}, "there is no parameter 'b'"),
+        ({"w": (3, 3, 32, 128), "b": (128,)}, "conv_forward: x has 64 maps .* but w filters 32"),
+        ({"w": (3, 3, 64, 128), "b": (1,)}, r"conv_forward: b is \(1,\), it needs one value for each filter"),
+        ({"w": (3, 3, 64, 64), "b": (128,)}, r"conv_forward: b is \(128,\), it needs one value for each filter"),
+    ],
+)
+def test_filters_that_do_not_fit_are_left_to_the_layer(given, message):
+    params = {**params_of(WIDE), "conv3": {key: np.ones(shape) for key, shape in given.items()}}
+    assert "conv3" not in with_filters(WIDE, params, MANY)
+    with pytest.raises(ValueError, match=f"layer conv3: {message}"):
         net.predict(WIDE, params, images_for(WIDE, MANY))

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
@@ -82,6 +83,36 @@ def to_host(array: Array) -> np.ndarray:
     """``array`` as a NumPy array; a NumPy array comes back unchanged."""
     host: np.ndarray = array if array_module(array) is np else array.get()
     return host
+
+
+PRECISIONS = ("fp32", "tf32")
+_precision = ContextVar("precision", default="fp32")
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Inside, products of float32 on a GPU are made at this precision: a declared choice, "fp32" elsewhere.
+
+    "tf32" lets tensor cores round the factors to 10 bits after the point, several times as fast; sums stay float32,
+    and so does everything that is no product. The CPU has fp32 only.
+
+    Raises
+    ------
+    ValueError
+        If the name is another one.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"precision is {name!r}, it needs {' or '.join(PRECISIONS)}")
+    token = _precision.set(name)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
+
+
+def current_precision() -> str:
+    """The name that `precision` was given."""
+    return _precision.get()
 
 
 class _Arena:

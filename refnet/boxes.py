@@ -16,7 +16,7 @@ from refnet.arch import Conv, Layer, Params, Pool, Shape
 from refnet.backend import Array, array_module, empty
 from refnet.geometry import Window, clip_box
 from refnet.layers import Kept, Rules, back
-from refnet.net import SLICE_BYTES, SLICES, Stage, Trace, naming, stages, with_filters
+from refnet.net import SLICE_BYTES, SLICES, Stage, Trace, naming, with_filters
 
 
 class Boxes(NamedTuple):
@@ -71,7 +71,7 @@ def descend(
     r : (S, h, w, colours), and the boxes of the input that this is
     """
     arch, below, threads = trace.arch, trace.arch.input_shapes(), trace.threads
-    plan = list(zip(reversed(stages(arch, trace.n)), reversed(trace.kept), strict=True))
+    plan = list(zip(reversed(trace.plan), reversed(trace.kept), strict=True))
     if boxes is None:
         while plan and r.ndim == 2:
             stage, kept = plan.pop(0)

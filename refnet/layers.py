@@ -5,18 +5,15 @@
 """
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 
-from refnet import parallel
+from refnet import ops, parallel
 from refnet.arch import Conv, Dropout, Layer, Linear, Norm, Pool, Relu, Shape
-from refnet.backend import Array, empty
-from refnet.ops.conv import conv_forward, conv_grads, conv_transpose
+from refnet.backend import Array, array_module, empty
 from refnet.ops.dropout import dropout_forward
-from refnet.ops.linear import linear_forward, linear_grads, linear_transpose
-from refnet.ops.lrn import lrn_backward, lrn_forward
-from refnet.ops.pool import pool_forward, unpool
-from refnet.ops.relu import relu_backward, relu_forward
+from refnet.ops.relu import relu_forward
 from refnet.ops.winograd import winograd_forward, winograd_grads, winograd_transpose
 
 Kept = tuple[Array, ...]
@@ -55,6 +52,15 @@ GUIDED = Rules(relu="both", norm="skip")
 RULES = {"gradient": GRADIENT, "deconv": DECONV, "guided": GUIDED}
 
 
+def operations(like: Array) -> ModuleType:
+    """`refnet.ops`, or for arrays on a GPU `refnet.kernels`, which has the same by the same names."""
+    if array_module(like) is np:
+        return ops
+    from refnet import kernels
+
+    return kernels
+
+
 def forward(
     layer: Layer,
     p: dict[str, Array],
@@ -76,26 +82,30 @@ def forward(
     out : where relu may put its result; may be ``x``
     threads : for the fully connected layers
     """
+    op = operations(x)
     match layer:
         case Conv():
             if "u" in p:
                 return winograd_forward(x, p["u"], p["b"], window=layer.window, groups=layer.groups), (x,)
-            return conv_forward(x, p["w"], p["b"], stride=layer.stride, pad=layer.pad, groups=layer.groups), (x,)
+            return op.conv_forward(x, p["w"], p["b"], stride=layer.stride, pad=layer.pad, groups=layer.groups), (x,)
         case Relu():
             y = relu_forward(x, out=out)
             return y, (y,)
         case Pool():
             size, stride, pad, ceil = layer.size, layer.stride, layer.pad, layer.ceil
-            y, switches = pool_forward(x, size=size, stride=stride, pad=pad, ceil=ceil, switches=keep)
+            y, switches = op.pool_forward(x, size=size, stride=stride, pad=pad, ceil=ceil, switches=keep)
             return y, (switches,)
         case Norm():
-            y, scale = lrn_forward(x, n=layer.n, k=layer.k, alpha=layer.alpha, beta=layer.beta)
+            y, scale = op.lrn_forward(x, n=layer.n, k=layer.k, alpha=layer.alpha, beta=layer.beta)
             return y, (x, scale)
         case Linear():
             x = x.reshape(len(x), int(np.prod(x.shape[1:])))
+            if op is not ops:
+                y = op.linear_forward(x, p["w"], p["b"])
+                return y, (x,)
             y = empty((len(x), layer.units), x)
             blocks = parallel.cut(layer.units, _BLOCK)
-            parallel.run(lambda i: linear_forward(x, p["w"][:, i], p["b"][i], out=y[:, i]), blocks, threads=threads)
+            parallel.run(lambda i: op.linear_forward(x, p["w"][:, i], p["b"][i], out=y[:, i]), blocks, threads=threads)
             return y, (x,)
         case Dropout():
             return (x, ()) if mask is None else (dropout_forward(x, mask), (mask,))
@@ -112,29 +122,32 @@ def back(
     threads: int | None,
 ) -> Array:
     """Send the signal ``r`` from a layer's output to its input, of shape (N, *below) (section 2.1)."""
+    op = operations(r)
     match layer:
         case Conv():
             hw = below[0], below[1]
             if "u" in p:
                 return winograd_transpose(r, p["u"], window=layer.window, hw=hw, groups=layer.groups)
-            return conv_transpose(r, p["w"], stride=layer.stride, pad=layer.pad, hw=hw, groups=layer.groups)
+            return op.conv_transpose(r, p["w"], stride=layer.stride, pad=layer.pad, hw=hw, groups=layer.groups)
         case Relu():
             if rules.relu in ("forward", "both"):
-                r = relu_backward(r, kept[0])
+                r = op.relu_backward(r, kept[0])
             if rules.relu in ("signal", "both"):
                 r = relu_forward(r)
             return r
         case Pool():
             hw = below[0], below[1]
-            return unpool(r, *kept, size=layer.size, stride=layer.stride, pad=layer.pad, ceil=layer.ceil, hw=hw)
+            return op.unpool(r, *kept, size=layer.size, stride=layer.stride, pad=layer.pad, ceil=layer.ceil, hw=hw)
         case Norm() if rules.norm == "gradient":
-            return lrn_backward(r, *kept, n=layer.n, alpha=layer.alpha, beta=layer.beta)
+            return op.lrn_backward(r, *kept, n=layer.n, alpha=layer.alpha, beta=layer.beta)
         case Norm():
             return r
         case Linear():
+            if op is not ops:
+                return op.linear_transpose(r, p["w"]).reshape(len(r), *below)
             x = empty((len(r), int(np.prod(below))), r)
             blocks = parallel.cut(x.shape[1], _BLOCK)
-            parallel.run(lambda i: linear_transpose(r, p["w"][i], out=x[:, i]), blocks, threads=threads)
+            parallel.run(lambda i: op.linear_transpose(r, p["w"][i], out=x[:, i]), blocks, threads=threads)
             return x.reshape(len(r), *below)
         case Dropout():
             return dropout_forward(r, *kept) if kept else r
@@ -144,14 +157,18 @@ def grads(
     layer: Conv | Linear, p: dict[str, Array], kept: Kept, dy: Array, *, threads: int | None
 ) -> tuple[Array, Array]:
     """Gradients of a layer's weights and biases, from the gradient ``dy`` of its output."""
-    (x,) = kept
+    (x,), op = kept, operations(dy)
     if isinstance(layer, Conv) and "u" in p:
         return winograd_grads(x, dy, window=layer.window, groups=layer.groups)
     if isinstance(layer, Conv):
-        return conv_grads(x, dy, size=layer.size, stride=layer.stride, pad=layer.pad, groups=layer.groups)
+        dw, db = op.conv_grads(x, dy, size=layer.size, stride=layer.stride, pad=layer.pad, groups=layer.groups)
+        return dw, db
+    if op is not ops:
+        dw, db = op.linear_grads(x, dy)
+        return dw, db
     dw = empty((x.shape[1], dy.shape[1]), x)
     blocks = parallel.cut(x.shape[1], _BLOCK)
-    parallel.run(lambda i: linear_grads(x[:, i], dy, out=dw[i]), blocks, threads=threads)
+    parallel.run(lambda i: op.linear_grads(x[:, i], dy, out=dw[i]), blocks, threads=threads)
     return dw, dy.sum(axis=0)
 
 

@@ -5,12 +5,13 @@ for the deconvnet and for guided backprop (`refnet.layers.back`).
 
 The layers run in stages, each from one convolution to the next: on a few images at a time, so that these stay in
 cache, and several such slices at once. From the first fully connected layer on, whose weights are large, the whole
-batch runs at once and the weights are cut.
+batch runs at once and the weights are cut. On a GPU the whole batch runs at once everywhere.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,7 @@ class Trace:
 
     arch: Arch
     n: int
+    plan: list[Stage]
     kept: list[list[dict[str, Kept]]]
     like: Array  # an empty array of the trace's dtype and backend
     threads: int | None
@@ -129,7 +131,7 @@ def predict(
         If dtypes or backends differ.
     """
     arch = arch if stop is None else arch.upto(stop)
-    return _run(arch, params, x, keep=False, masks={}, watch=watch, threads=threads)[0]
+    return _run(arch, params, x, _plan(arch, x), keep=False, draw=None, watch=watch, threads=threads)[0]
 
 
 def forward(
@@ -147,14 +149,15 @@ def forward(
     the trace is used; ``y`` may. Raises as `predict` does.
     """
     arch = arch if stop is None else arch.upto(stop)
-    shapes, masks = arch.shapes(), {}
-    if rng is not None:
-        for layer in arch.layers:
-            if isinstance(layer, Dropout):
-                mask = dropout_mask((len(x), *shapes[layer.name]), rate=layer.rate, rng=rng, dtype=x.dtype)
-                masks[layer.name] = mask if array_module(x) is np else to_device(mask, "cuda")
-    y, kept = _run(arch, params, x, keep=True, masks=masks, watch=None, threads=threads)
-    return y, Trace(arch, len(x), kept, x[:0], threads)
+    plan, draw = _plan(arch, x), None if rng is None else partial(_mask, arch.shapes(), x, rng)
+    y, kept = _run(arch, params, x, plan, keep=True, draw=draw, watch=None, threads=threads)
+    return y, Trace(arch, len(x), plan, kept, x[:0], threads)
+
+
+def _mask(shapes: dict[str, Shape], x: Array, rng: np.random.Generator, layer: Dropout) -> Array:
+    """A mask of dropout for images x, drawn on the host."""
+    mask = dropout_mask((len(x), *shapes[layer.name]), rate=layer.rate, rng=rng, dtype=x.dtype)
+    return mask if array_module(x) is np else to_device(mask, "cuda")
 
 
 def backward(trace: Trace, params: Params, dy: Array, *, input_grad: bool = True) -> tuple[Array | None, Params]:
@@ -223,16 +226,17 @@ def back_through(
     TypeError
         If dtypes or backends differ.
     """
-    arch, plan = trace.arch, stages(trace.arch, trace.n)
+    arch, plan = trace.arch, trace.plan
     check_signal(trace, r, len(r) == trace.n)
     params = with_filters(arch, params, arch.shapes(), _at_a_time(plan), trace.threads)
     below = arch.input_shapes()
 
     def descend(stage: Stage, kept: list[dict[str, Kept]], r: Array) -> Array:
-        x = empty((len(r), *below[stage.layers[0].name]), r)
+        handed_on = len(stage.slices) == 1 and stage is not plan[0]  # the signal is nobody else's
+        x = r if handed_on else empty((len(r), *below[stage.layers[0].name]), r)
         threads = stage.inner_threads(trace.threads)
 
-        def descend_slice(index: int) -> None:
+        def descend_slice(index: int) -> Array:
             images, arrays = stage.slices[index], kept[index]
             signal = r[images]
             for layer in reversed(stage.layers):
@@ -241,12 +245,14 @@ def back_through(
                     if collect is not None and isinstance(layer, Conv | Linear):
                         collect(layer.name, index, *grads(layer, p, mine, signal, threads=threads))
                     if layer is arch.layers[0] and not to_input:
-                        return
+                        return signal
                     signal = back(layer, p, mine, signal, below=below[layer.name], rules=rules, threads=threads)
-            x[images] = signal
+            if not handed_on:
+                x[images] = signal
+            return signal
 
-        parallel.run(descend_slice, range(len(stage.slices)), threads=trace.threads)
-        return x
+        signals = parallel.run(descend_slice, range(len(stage.slices)), threads=trace.threads)
+        return signals[0] if handed_on else x
 
     for stage, kept in zip(reversed(plan), reversed(trace.kept), strict=True):
         r = descend(stage, kept, r)
@@ -267,28 +273,33 @@ def _run(
     arch: Arch,
     params: Params,
     x: Array,
+    plan: list[Stage],
     *,
     keep: bool,
-    masks: dict[str, Array],
+    draw: Callable[[Dropout], Array] | None,
     watch: Watch | None,
     threads: int | None,
 ) -> tuple[Array, list[list[dict[str, Kept]]]]:
-    """Output, and what the stages' slices keep."""
+    """Output, and what the stages' slices keep. ``draw`` gives the masks of dropout."""
     if x.ndim != 4 or x.shape[1:] != arch.input:
         raise ValueError(f"{arch.name}: x is {x.shape}, it needs (N, {', '.join(map(str, arch.input))})")
-    shapes, plan = arch.shapes(), stages(arch, len(x))
+    shapes = arch.shapes()
     params = with_filters(arch, params, shapes, _at_a_time(plan), threads)
 
     def climb(stage: Stage, x: Array) -> tuple[Array, list[dict[str, Kept]]]:
         last = stage.layers[-1]
-        y = empty((len(x), *shapes[last.name]), x)
+        # What leaves the net is the caller's, so a trace must not keep it.
+        leaves = last is arch.layers[-1]
+        handed_on = len(stage.slices) == 1 and not leaves
+        y = x if handed_on else empty((len(x), *shapes[last.name]), x)
         inner = stage.inner_threads(threads)
+        # Drawn only now: on a GPU the stages before are still under way.
+        masks = {each.name: draw(each) for each in stage.layers if isinstance(each, Dropout)} if draw else {}
 
-        def climb_slice(images: slice) -> dict[str, Kept]:
+        def climb_slice(images: slice) -> tuple[Array, dict[str, Kept]]:
             maps, out, kept = x[images], None, {}
             for layer in stage.layers:
-                # What leaves the net is the caller's, so a trace must not keep it.
-                if layer is last and not (keep and layer is arch.layers[-1]):
+                if layer is last and not handed_on and not (keep and leaves):
                     out = y[images]
                 mask = masks[layer.name][images] if layer.name in masks else None
                 with naming(layer):
@@ -300,10 +311,12 @@ def _run(
                     watch(layer.name, images, maps)
                 owned = isinstance(layer, Conv | Linear)
                 out = maps if owned else None
-            y[images] = maps
-            return kept
+            if not handed_on:
+                y[images] = maps
+            return maps, kept
 
-        return y, parallel.run(climb_slice, stage.slices, threads=threads)
+        done = parallel.run(climb_slice, stage.slices, threads=threads)
+        return done[0][0] if handed_on else y, [kept for _, kept in done]
 
     everything = []
     for stage in plan:
@@ -328,8 +341,14 @@ SLICES = 4  # their number is a multiple of it, which few cores share evenly and
 _MIN_ROWS = 48  # of the products of transformed filters: with fewer they lose more than they save
 
 
+def _plan(arch: Arch, x: Array) -> list[Stage]:
+    """The stages for images x: on a GPU they are not cut."""
+    cut = stages(arch, len(x))
+    return cut if array_module(x) is np else [Stage(stage.layers, [slice(0, len(x))]) for stage in cut]
+
+
 def stages(arch: Arch, n: int) -> list[Stage]:
-    """The stages of a network, and where a batch of ``n`` is cut for each; depends on shapes alone."""
+    """The stages of a network, and where a batch of ``n`` is cut for each on a CPU; depends on shapes alone."""
     parts: list[list[Layer]] = [[]]
     for layer in arch.layers:
         units = any(isinstance(each, Linear) for each in parts[-1])
@@ -361,6 +380,8 @@ def with_filters(
 ) -> Params:
     """``params``, with the transformed filters ``u`` of those convolutions that gain by them (`refnet.ops.winograd`).
 
+    On a GPU transforming them costs nothing, and the kernels do it each time.
+
     Parameters
     ----------
     out_hw : outputs (P, Q, ...) that each layer computes of an image
@@ -372,6 +393,8 @@ def with_filters(
         p = params.get(layer.name, {})
         if {key: a.shape for key, a in p.items()} != shapes[layer.name]:
             return False  # the layer itself will say what is wrong
+        if array_module(p["w"]) is not np:
+            return False
         hw, (_, _, c, m) = out_hw[layer.name][:2], p["w"].shape
         rows = at_a_time[layer.name] * winograd.tile_count(hw)
         return rows >= _MIN_ROWS and winograd.suits(layer.window, hw, c * layer.groups, m, layer.groups)

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from refnet import parallel
 from refnet.arch import Params
 from refnet.backend import Array, array_module, check_same_dtype, empty, zeros
@@ -25,7 +27,7 @@ def step(
     decay: float = 0.0,
     clip: float | None = None,
     threads: int | None = None,
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """One update, in place: v = momentum v - rate (g + decay w); w = w + v (decay on weights, not on biases).
 
     Then every convolution filter whose RMS exceeds ``clip`` is scaled back to it (section 3: 0.1).
@@ -33,7 +35,7 @@ def step(
     Returns
     -------
     dict
-        Per convolution layer, how many filters were clipped.
+        Per convolution layer, how many filters were clipped; on a GPU 0-d arrays, so that nobody waits for them.
 
     Raises
     ------
@@ -42,7 +44,7 @@ def step(
     TypeError
         If dtypes or backends differ.
     """
-    work = []
+    work: list[tuple[Array, Array, Array, float]] = []
     for name, layer in params.items():
         for key, w in layer.items():
             g, v = (each.get(name, {}).get(key) for each in (grads, velocity))
@@ -52,22 +54,34 @@ def step(
             parts: list[Any] = [...]
             if all(each.flags.c_contiguous for each in (w, g, v)):  # else reshape would update a copy
                 w, g, v = (each.reshape(-1) for each in (w, g, v))
-                parts = parallel.cut(w.size, _BLOCK)
+                parts = parallel.cut(w.size, _BLOCK if array_module(w) is np else w.size)
             work += [(w[part], g[part], v[part], decay if key == "w" else 0.0) for part in parts]
-
-    def update(block: tuple[Array, Array, Array, float]) -> None:
-        w, g, v, decay = block
-        xp, change = array_module(w), empty(w.shape, w)
-        xp.multiply(w, decay, out=change)
-        change += g
-        change *= rate
-        v *= momentum
-        v -= change
-        w += v
-
-    parallel.run(update, work, threads=threads)
     filters = {name: layer["w"] for name, layer in params.items() if layer["w"].ndim == 4}
+    if work and array_module(work[0][0]) is not np:
+        from refnet.kernels import sgd as kernels
+
+        for w, g, v, how in work:
+            twin = kernels.update if w.flags.c_contiguous and v.flags.c_contiguous else update
+            twin(w, g, v, rate=rate, momentum=momentum, decay=how)
+        return {name: kernels.clip_filters(w, clip) for name, w in filters.items()} if clip is not None else {}
+
+    def update_block(block: tuple[Array, Array, Array, float]) -> None:
+        w, g, v, decay = block
+        update(w, g, v, rate=rate, momentum=momentum, decay=decay)
+
+    parallel.run(update_block, work, threads=threads)
     return {name: clip_filters(w, clip) for name, w in filters.items()} if clip is not None else {}
+
+
+def update(w: Array, g: Array, v: Array, *, rate: float, momentum: float, decay: float) -> None:
+    """v = momentum v - rate (g + decay w); w = w + v, in place (section 3)."""
+    xp, change = array_module(w), empty(w.shape, w)
+    xp.multiply(w, decay, out=change)
+    change += g
+    change *= rate
+    v *= momentum
+    v -= change
+    w += v
 
 
 def filter_rms(w: Array) -> Array:

@@ -148,7 +148,7 @@ def step(
     rate: float,
     rng: np.random.Generator,
     threads: int | None = None,
-) -> tuple[float, int, int]:
+) -> tuple[float, int, Array]:
     """One minibatch of training: forward, loss, backward, and the update of ``params`` and ``velocity`` in place.
 
     Parameters
@@ -162,9 +162,10 @@ def step(
     -------
     loss : mean cross-entropy before the update, in nats; if it is not finite, nothing was updated
     correct : images whose class was the most probable
-    clipped : filters scaled back to the RMS clip
+    clipped : filters scaled back to the RMS clip; on a GPU a 0-d array, as the step is still under way
     """
     y, trace = net.forward(arch, params, x, rng=rng, threads=threads)
+    correct = (y.argmax(axis=1) == labels).sum()
     loss, dy = cross_entropy(y, labels)
     if not math.isfinite(loss):
         return loss, 0, 0
@@ -173,7 +174,7 @@ def step(
         params, grads, velocity,
         rate=rate, momentum=recipe.momentum, decay=recipe.decay, clip=recipe.clip, threads=threads,
     )  # fmt: skip
-    return loss, int((y.argmax(axis=1) == labels).sum()), sum(clipped.values())
+    return loss, int(correct), sum(clipped.values())
 
 
 def run(
@@ -227,12 +228,13 @@ def run(
             start=progress.step,
             threads=threads,
         )
-        clock = time.perf_counter()
+        clock, clipped = time.perf_counter(), 0
         for x, labels, _ in batches:
             rate = learning_rate(recipe, epoch + progress.step / steps, epochs, errors)
             rng = np.random.default_rng([seed, _DROPOUT, epoch, progress.step])
             progress.step += 1
             if len(x):
+                progress.clipped += int(clipped)  # of the step before: this one's is not known on a GPU until later
                 loss, correct, clipped = step(
                     arch, params, velocity, to_device(x, device), to_device(labels, device),
                     recipe=recipe, rate=rate, rng=rng, threads=threads,
@@ -245,14 +247,15 @@ def run(
                 progress.images += len(x)
                 progress.loss += loss * len(x)
                 progress.correct += correct
-                progress.clipped += clipped
             clock, before = time.perf_counter(), clock
             progress.seconds += clock - before  # with the wait for the batch
             on_step(progress, steps, rate)
             if stop():
                 batches.close()
+                progress.clipped += int(clipped)
                 keep()
                 return checkpoint
+        progress.clipped += int(clipped)
         if not progress.images:
             raise ValueError(f"none of the {len(train)} images could be read in epoch {epoch + 1}")
         checkpoint.params = net.on_host(params)

@@ -3,3 +3,14 @@
 Axes: images (N, H, W, C), outputs (N, P, Q, M), filters (K, K, C / groups, M); all C-ordered. ``r`` is a signal on
 its way back to the pixels: a gradient in training, the reconstruction in the deconvnet.
 """
+
+from refnet.ops.conv import conv_forward, conv_grads, conv_transpose
+from refnet.ops.linear import linear_forward, linear_grads, linear_transpose
+from refnet.ops.lrn import lrn_backward, lrn_forward
+from refnet.ops.pool import pool_forward, unpool
+from refnet.ops.relu import relu_backward
+
+__all__ = [
+    "conv_forward", "conv_grads", "conv_transpose", "linear_forward", "linear_grads", "linear_transpose",
+    "lrn_backward", "lrn_forward", "pool_forward", "relu_backward", "unpool",
+]  # fmt: skip

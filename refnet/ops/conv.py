@@ -37,7 +37,7 @@ def conv_forward(x: Array, w: Array, b: Array, *, stride: int = 1, pad: int = 0,
         If dtypes or backends differ.
     """
     xp = check_same_dtype("conv_forward", x=x, w=w, b=b)
-    window, m = _check("conv_forward", x.shape, w.shape, stride, pad, groups), w.shape[-1]
+    window, m = check_shapes("conv_forward", x.shape, w.shape, stride, pad, groups), w.shape[-1]
     if b.shape != (m,):
         raise ValueError(f"conv_forward: b is {b.shape}, it needs one value for each filter of w {w.shape}")
     p, q = (conv_size(n, window) for n in x.shape[1:3])
@@ -74,8 +74,8 @@ def conv_transpose(r: Array, w: Array, *, stride: int = 1, pad: int = 0, hw: tup
     """
     xp = check_same_dtype("conv_transpose", r=r, w=w)
     c = w.shape[2] * groups if w.ndim == 4 else 0
-    window = _check("conv_transpose", (len(r), *hw, c), w.shape, stride, pad, groups)
-    _check_outputs("conv_transpose", "r", r.shape, (len(r), *hw), window, w.shape[3])
+    window = check_shapes("conv_transpose", (len(r), *hw, c), w.shape, stride, pad, groups)
+    check_outputs("conv_transpose", "r", r.shape, (len(r), *hw), window, w.shape[3])
     x = zeros((len(r), hw[0] + 2 * pad, hw[1] + 2 * pad, c), r)
     for images, rows in blocks(len(r), r.shape[1:3], _AT_A_TIME):
         for maps, filters in group_slices(c, w.shape[3], groups):
@@ -114,8 +114,8 @@ def conv_grads(
     """
     xp = check_same_dtype("conv_grads", x=x, dy=dy)
     c, m = x.shape[-1], dy.shape[-1]
-    window = _check("conv_grads", x.shape, (size, size, c // max(groups, 1), m), stride, pad, groups)
-    _check_outputs("conv_grads", "dy", dy.shape, x.shape[:3], window, m)
+    window = check_shapes("conv_grads", x.shape, (size, size, c // max(groups, 1), m), stride, pad, groups)
+    check_outputs("conv_grads", "dy", dy.shape, x.shape[:3], window, m)
     dw = zeros((size, size, c // groups, m), x)
     for (images, rows), columns, filters in _unfolded(x, window, dy.shape, groups):
         _matrix(dw[..., filters])[...] += xp.matmul(columns.T, _matrix(dy[images, rows, :, filters]))
@@ -147,7 +147,7 @@ def _rows(columns: Array) -> Array:
     return columns.reshape(math.prod(columns.shape[:3]), math.prod(columns.shape[3:]))
 
 
-def _check(operation: str, x: tuple[int, ...], w: tuple[int, ...], stride: int, pad: int, groups: int) -> Window:
+def check_shapes(operation: str, x: tuple[int, ...], w: tuple[int, ...], stride: int, pad: int, groups: int) -> Window:
     """The window, if it and the shapes of x and w fit each other."""
     if len(x) != 4 or len(w) != 4 or w[0] != w[1]:
         raise ValueError(f"{operation}: x is {x} and w {w}; it needs x (N, H, W, C) and w (K, K, C / groups, M)")
@@ -159,7 +159,7 @@ def _check(operation: str, x: tuple[int, ...], w: tuple[int, ...], stride: int, 
     return window
 
 
-def _check_outputs(operation: str, name: str, out: tuple[int, ...], x: tuple[int, ...], window: Window, m: int) -> None:
+def check_outputs(operation: str, name: str, out: tuple[int, ...], x: tuple[int, ...], window: Window, m: int) -> None:
     """ValueError unless ``out`` is the shape that m filters give on x (N, H, W)."""
     needs = (x[0], *(conv_size(n, window) for n in x[1:]), m)
     if tuple(out) != needs:

@@ -1,5 +1,7 @@
 """Local response normalisation across maps: the paper's contrast normalisation."""
 
+from types import ModuleType
+
 from refnet.backend import Array, array_module, check_same_dtype, empty, zeros
 
 
@@ -31,8 +33,7 @@ def lrn_forward(
     TypeError
         If ``x`` is neither float32 nor float64.
     """
-    xp = check_same_dtype("lrn_forward", x=x)
-    _check("lrn_forward", n)
+    xp = check_forward(x, n)
     scale = _neighbour_sum(x, x, n)
     scale *= alpha
     scale += k
@@ -63,10 +64,7 @@ def lrn_backward(dy: Array, x: Array, scale: Array, *, n: int = 5, alpha: float 
     TypeError
         If dtypes or backends differ.
     """
-    xp = check_same_dtype("lrn_backward", dy=dy, x=x, scale=scale)
-    _check("lrn_backward", n)
-    if dy.shape[1:] != x.shape[1:] or x.shape != scale.shape or len(x) not in (1, len(dy)):
-        raise ValueError(f"lrn_backward: dy is {dy.shape}, x {x.shape} and scale {scale.shape}; they must be alike")
+    xp = check_backward(dy, x, scale, n)
     dx = xp.divide(dy, _power(scale, beta), out=empty(dy.shape, dy))
     across = _neighbour_sum(xp.divide(dx, scale, out=empty(dy.shape, dy)), x, n)
     across *= x
@@ -103,6 +101,22 @@ def _power(a: Array, exponent: float) -> Array:
     return out
 
 
-def _check(operation: str, n: int) -> None:
+def check_forward(x: Array, n: int) -> ModuleType:
+    """The arrays' module, if `lrn_forward` can be had of them."""
+    xp = check_same_dtype("lrn_forward", x=x)
+    _check_odd("lrn_forward", n)
+    return xp
+
+
+def check_backward(dy: Array, x: Array, scale: Array, n: int) -> ModuleType:
+    """The arrays' module, if `lrn_backward` can be had of them."""
+    xp = check_same_dtype("lrn_backward", dy=dy, x=x, scale=scale)
+    _check_odd("lrn_backward", n)
+    if dy.shape[1:] != x.shape[1:] or x.shape != scale.shape or len(x) not in (1, len(dy)):
+        raise ValueError(f"lrn_backward: dy is {dy.shape}, x {x.shape} and scale {scale.shape}; they must be alike")
+    return xp
+
+
+def _check_odd(operation: str, n: int) -> None:
     if n < 1 or n % 2 == 0:
         raise ValueError(f"{operation}: n is {n}, it needs an odd number of maps")

@@ -1,5 +1,7 @@
 """Max pooling with switches, and unpooling."""
 
+from types import ModuleType
+
 from refnet.backend import Array, array_module, check_same_dtype, empty
 from refnet.geometry import Window, pool_size
 from refnet.ops.windows import blank_planes, join, meetings, taps
@@ -33,7 +35,7 @@ def pool_forward(
         If ``x`` is neither float32 nor float64.
     """
     xp = check_same_dtype("pool_forward", x=x)
-    window = _check("pool_forward", x.shape, Window(size, stride, pad), ceil)
+    window = check_window("pool_forward", x.shape, Window(size, stride, pad), ceil)
     p, q = (pool_size(n, window, ceil=ceil) for n in x.shape[1:3])
     # The largest of a region is the largest of its rows' largest, so rows go first and columns second. Of equal values
     # the one of the highest rank wins; ranks fall from the region's first cell to its last, in row order.
@@ -89,9 +91,32 @@ def unpool(
     TypeError
         If ``switches`` are not uint8 or the backends differ.
     """
+    xp, window = check_unpool(r, switches, Window(size, stride, pad), ceil, hw)
+    dealt = blank_planes(len(r), r.shape[-1], out_hw=r.shape[1:3], window=window, like=r)
+    here, values = empty(switches.shape, r, bool), empty(r.shape, r)
+    for number, at in taps(r.shape[1:3], window):
+        xp.equal(switches, xp.uint8(number), out=here)
+        dealt[at] += xp.multiply(r, here, out=values)
+    return join(dealt, hw=hw, window=window)
+
+
+def check_window(operation: str, x: tuple[int, ...], window: Window, ceil: bool) -> Window:
+    """The window, if its regions fit maps x (N, H, W, C)."""
+    size, stride, pad = window
+    if len(x) != 4:
+        raise ValueError(f"{operation}: x is {x}, it needs (N, H, W, C)")
+    if not 0 <= pad < size <= 16 or stride < 1 or min(pool_size(n, window, ceil=ceil) for n in x[1:3]) < 1:
+        raise ValueError(f"{operation}: {window} does not fit x {x} (size at most 16, pad smaller than size)")
+    return window
+
+
+def check_unpool(
+    r: Array, switches: Array, window: Window, ceil: bool, hw: tuple[int, int]
+) -> tuple[ModuleType, Window]:
+    """The arrays' module and the window, if signal and switches fit each other and the maps below."""
     check_same_dtype("unpool", r=r)
     xp = array_module(r, switches)
-    window = _check("unpool", (len(r), *hw, r.shape[-1]), Window(size, stride, pad), ceil)
+    check_window("unpool", (len(r), *hw, r.shape[-1]), window, ceil)
     needs = (*(pool_size(n, window, ceil=ceil) for n in hw), r.shape[-1])
     if r.shape[1:] != needs or switches.shape not in (r.shape, (1, *needs)):
         raise ValueError(
@@ -99,18 +124,4 @@ def unpool(
         )
     if switches.dtype != xp.uint8:
         raise TypeError(f"unpool: switches are {switches.dtype}, they must be the uint8 that pool_forward returned")
-    dealt = blank_planes(len(r), r.shape[-1], out_hw=needs[:2], window=window, like=r)
-    here, values = empty(switches.shape, r, bool), empty(r.shape, r)
-    for number, at in taps(needs[:2], window):
-        xp.equal(switches, xp.uint8(number), out=here)
-        dealt[at] += xp.multiply(r, here, out=values)
-    return join(dealt, hw=hw, window=window)
-
-
-def _check(operation: str, x: tuple[int, ...], window: Window, ceil: bool) -> Window:
-    size, stride, pad = window
-    if len(x) != 4:
-        raise ValueError(f"{operation}: x is {x}, it needs (N, H, W, C)")
-    if not 0 <= pad < size <= 16 or stride < 1 or min(pool_size(n, window, ceil=ceil) for n in x[1:3]) < 1:
-        raise ValueError(f"{operation}: {window} does not fit x {x} (size at most 16, pad smaller than size)")
-    return window
+    return xp, window

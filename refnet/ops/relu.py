@@ -1,5 +1,7 @@
 """Rectification: forward, in the gradient, and on its own on the way down."""
 
+from types import ModuleType
+
 from refnet.backend import Array, check_same_dtype, empty
 
 
@@ -19,8 +21,14 @@ def relu_backward(dy: Array, y: Array) -> Array:
 
     Raises TypeError if dtypes or backends differ, ValueError if shapes do.
     """
+    xp = check_backward(dy, y)
+    passed = xp.greater(y, 0, out=empty(y.shape, y, bool))
+    return xp.multiply(dy, passed, out=empty(dy.shape, dy))
+
+
+def check_backward(dy: Array, y: Array) -> ModuleType:
+    """The arrays' module, if `relu_backward` can be had of them."""
     xp = check_same_dtype("relu_backward", dy=dy, y=y)
     if dy.shape[1:] != y.shape[1:] or len(y) not in (1, len(dy)):
         raise ValueError(f"relu_backward: dy is {dy.shape} but y {y.shape}; they must have one shape")
-    passed = xp.greater(y, 0, out=empty(y.shape, y, bool))
-    return xp.multiply(dy, passed, out=empty(dy.shape, dy))
+    return xp

@@ -28,9 +28,8 @@ _POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # and infinity; of the sets tried, 
 _WORTHWHILE = 0.6  # share of multiplications left; the functions before and after them cost time as well
 
 
-@cache
-def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A (36, 16), G (36, 9) and B (36, 36), one row for each pair of points."""
+def line_matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A (6, 4), G (6, 3) and B (6, 6) of one dimension, one row for each point."""
     points, infinity = np.array(_POINTS), np.eye(_SPAN)[-1]
     powers = np.vander(points, _SPAN, increasing=True)
     others = [np.delete(points, i) for i in range(len(points))]
@@ -38,12 +37,19 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     a = np.vstack([powers[:, :_OUTPUTS], infinity[-_OUTPUTS:]])
     g = np.vstack([powers[:, :_BLOCKS] / np.array(weights)[:, None], infinity[-_BLOCKS:]])
     b = np.vstack([*(np.append(np.poly(each)[::-1], 0) for each in others), np.poly(points)[::-1]])
+    return a, g, b
+
+
+@cache
+def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A (36, 16), G (36, 9) and B (36, 36), one row for each pair of points."""
+    a, g, b = line_matrices()
     return np.kron(a, a), np.kron(g, g), np.kron(b, b)
 
 
 def tile_count(out_hw: tuple[int, ...]) -> int:
     """Tiles of the outputs (P, Q) of one image: so many rows it has in each of the 36 products."""
-    rows, columns = _tile_counts(out_hw)
+    rows, columns = tile_counts(out_hw)
     return rows * columns
 
 
@@ -114,7 +120,7 @@ def _filters_adjoint(u: Array, window: Window) -> Array:
 def _tiles(x: Array, window: Window, out_hw: tuple[int, ...]) -> Array:
     """The blocks of x that each tile meets, at all points: (36, N tiles, stride^2 C)."""
     (n, h, w, c), (_, stride, pad) = x.shape, window
-    tiles = _tile_counts(out_hw)
+    tiles = tile_counts(out_hw)
     blocks = _blank_blocks(n, c, tiles, stride, x)
     cells = _cells(blocks)
     cells[:, pad : pad + h, pad : pad + w] = x[:, : cells.shape[1] - pad, : cells.shape[2] - pad]
@@ -126,7 +132,7 @@ def _tiles(x: Array, window: Window, out_hw: tuple[int, ...]) -> Array:
 
 def _tiles_adjoint(v: Array, shape: tuple[int, ...], window: Window, out_hw: tuple[int, int]) -> Array:
     (n, h, w, c), (_, stride, pad) = shape, window
-    tiles = _tile_counts(out_hw)
+    tiles = tile_counts(out_hw)
     met = _times(_matrices()[2].T, v).reshape(_SPAN, _SPAN, n, *tiles, stride, stride, c)
     blocks = _blank_blocks(n, c, tiles, stride, v)
     for i, j, at in _places(tiles):
@@ -138,7 +144,7 @@ def _tiles_adjoint(v: Array, shape: tuple[int, ...], window: Window, out_hw: tup
 
 def _outputs(z: Array, shape: tuple[int, ...]) -> Array:
     """The outputs (N, P, Q, M) of products (36, N tiles, M)."""
-    (n, p, q, m), (rows, columns) = shape, _tile_counts(shape[1:3])
+    (n, p, q, m), (rows, columns) = shape, tile_counts(shape[1:3])
     y = _times(_matrices()[0].T, z).reshape(_OUTPUTS, _OUTPUTS, n, rows, columns, m)
     whole = empty((n, rows, _OUTPUTS, columns, _OUTPUTS, m), z)
     whole[...] = y.transpose(2, 3, 0, 4, 1, 5)
@@ -146,7 +152,7 @@ def _outputs(z: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _outputs_adjoint(y: Array) -> Array:
-    (n, p, q, m), (rows, columns) = y.shape, _tile_counts(y.shape[1:3])
+    (n, p, q, m), (rows, columns) = y.shape, tile_counts(y.shape[1:3])
     whole = zeros((n, rows * _OUTPUTS, columns * _OUTPUTS, m), y)
     whole[:, :p, :q] = y
     tiled = empty((_OUTPUTS, _OUTPUTS, n, rows, columns, m), y)
@@ -161,7 +167,8 @@ def _times(matrix: np.ndarray, a: Array) -> Array:
     return out
 
 
-def _tile_counts(out_hw: tuple[int, ...]) -> tuple[int, int]:
+def tile_counts(out_hw: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of tiles that hold the outputs (P, Q)."""
     return -(-out_hw[0] // _OUTPUTS), -(-out_hw[1] // _OUTPUTS)
 
 

@@ -1,0 +1,18 @@
+"""The operations on a GPU: one CUDA source for each, beside the NumPy-API operation of `refnet.ops` as its oracle.
+
+Where whole-array expressions would pass over memory many times, a kernel passes once. Every thread gathers what its
+own outputs are made of, in one order, without atomics: the same bits come out of every run. Products are cuBLAS's.
+`refnet.layers.operations` chooses between the two by where the arrays live.
+"""
+
+from refnet.kernels.conv import conv_forward, conv_grads, conv_transpose
+from refnet.kernels.crops import crops
+from refnet.kernels.linear import linear_forward, linear_grads, linear_transpose
+from refnet.kernels.lrn import lrn_backward, lrn_forward
+from refnet.kernels.pool import pool_forward, unpool
+from refnet.kernels.relu import relu_backward
+
+__all__ = [
+    "conv_forward", "conv_grads", "conv_transpose", "crops", "linear_forward", "linear_grads", "linear_transpose",
+    "lrn_backward", "lrn_forward", "pool_forward", "relu_backward", "unpool",
+]  # fmt: skip

@@ -13,7 +13,6 @@ from refnet import ops, parallel
 from refnet.arch import Conv, Dropout, Layer, Linear, Norm, Pool, Relu, Shape
 from refnet.backend import Array, array_module, empty
 from refnet.ops.dropout import dropout_forward
-from refnet.ops.relu import relu_forward
 from refnet.ops.winograd import winograd_forward, winograd_grads, winograd_transpose
 
 Kept = tuple[Array, ...]
@@ -89,7 +88,7 @@ def forward(
                 return winograd_forward(x, p["u"], p["b"], window=layer.window, groups=layer.groups), (x,)
             return op.conv_forward(x, p["w"], p["b"], stride=layer.stride, pad=layer.pad, groups=layer.groups), (x,)
         case Relu():
-            y = relu_forward(x, out=out)
+            y = op.relu_forward(x, out=out)
             return y, (y,)
         case Pool():
             size, stride, pad, ceil = layer.size, layer.stride, layer.pad, layer.ceil
@@ -133,7 +132,7 @@ def back(
             if rules.relu in ("forward", "both"):
                 r = op.relu_backward(r, kept[0])
             if rules.relu in ("signal", "both"):
-                r = relu_forward(r)
+                r = op.relu_forward(r)
             return r
         case Pool():
             hw = below[0], below[1]

@@ -10,9 +10,9 @@ from refnet.kernels.crops import crops
 from refnet.kernels.linear import linear_forward, linear_grads, linear_transpose
 from refnet.kernels.lrn import lrn_backward, lrn_forward
 from refnet.kernels.pool import pool_forward, unpool
-from refnet.kernels.relu import relu_backward
+from refnet.kernels.relu import relu_backward, relu_forward
 
 __all__ = [
     "conv_forward", "conv_grads", "conv_transpose", "crops", "linear_forward", "linear_grads", "linear_transpose",
-    "lrn_backward", "lrn_forward", "pool_forward", "relu_backward", "unpool",
+    "lrn_backward", "lrn_forward", "pool_forward", "relu_backward", "relu_forward", "unpool",
 ]  # fmt: skip

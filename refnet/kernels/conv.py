@@ -1,17 +1,19 @@
 """Convolution on a GPU: windows unfolded and multiplied, or tiles of fewer multiplications, as on the CPU."""
 
+import math
 from collections.abc import Iterator
 from math import prod
 
 from refnet import parallel
 from refnet.backend import Array, array_module, check_same_dtype, current_precision, empty, zeros
 from refnet.geometry import Window, conv_size
-from refnet.kernels.launch import product, start
+from refnet.kernels.launch import pack, product, start
 from refnet.ops import winograd
 from refnet.ops.conv import check_outputs, check_shapes
 from refnet.ops.windows import group_slices
 
 _BYTES = 256 << 20  # of windows or tiles that exist at a time
+_THREADS = 256  # that unfold a line of windows together
 
 
 def conv_forward(x: Array, w: Array, b: Array, *, stride: int = 1, pad: int = 0, groups: int = 1) -> Array:
@@ -137,14 +139,17 @@ def _unfolded(x: Array, window: Window, y: tuple[int, ...], groups: int) -> Iter
 
 def _start_windows(kernel: str, rows: Array, x: Array, maps: slice, out_hw: tuple[int, ...], window: Window) -> None:
     """Copy windows of some maps of x (N, H, W, C) to rows, or fold them back, which writes all cells."""
-    n, h, w, c = x.shape
-    count = maps.stop - maps.start
-    unfold = kernel == "unfold"
-    arrays = (x, rows) if unfold else (rows, x)
-    over, times = (rows.shape[1], n * out_hw[0]) if unfold else (h * w * count, n)
+    (n, h, w, c), count, length = x.shape, maps.stop - maps.start, rows.shape[1]
+    shape = n, h, w, c, maps.start, count, *out_hw, length, *window
+    side_by_side = pack(math.gcd(c, maps.start, count), x, rows)
+    if kernel == "fold":
+        over = h * w * count // side_by_side
+        start("windows", "fold", over, n, rows, x, *shape, dtype=x.dtype, V=side_by_side, SHARED=1)
+        return
+    q_step = min(-(-_THREADS // (length // 4)), out_hw[1])  # positions that threads have at a time
     start(
-        "windows", kernel, over, times,
-        *arrays, n, h, w, c, maps.start, count, *out_hw, rows.shape[1], *window, dtype=x.dtype,
+        "windows", "unfold", length // 4 * q_step, n * out_hw[0], x, rows, *shape, q_step,
+        dtype=x.dtype, V=4, SHARED=int(side_by_side == 4),
     )  # fmt: skip
 
 

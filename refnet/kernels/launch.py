@@ -18,11 +18,18 @@ _THREADS = 256  # of a block, at most
 _MOST_BLOCKS = 65535  # along a grid's second axis; kernels stride over what is beyond
 
 
-def source(name: str, dtype: DTypeLike) -> str:
-    """The text of a ``.cu`` file for one type T, with the matrices that it shares with NumPy's side in front."""
-    matrices = dict(zip("AGB", winograd.line_matrices(), strict=True)) if name == "winograd" else {}
+def source(name: str, dtype: DTypeLike, **constants: int) -> str:
+    """The text of a ``.cu`` file for one type T, and in front of it constants and what it shares with NumPy's side.
+
+    With the constant V, a Pack is V neighbouring values that are read and written at once.
+    """
     front = [f"typedef {'double' if np.dtype(dtype) == np.float64 else 'float'} T;"]
-    front += [f"__device__ constexpr T {key}[{len(a)}][{a.shape[1]}] = {_braces(a)};" for key, a in matrices.items()]
+    front += [f"constexpr int {key} = {value};" for key, value in constants.items()]
+    if "V" in constants:
+        front.append("struct alignas(V * sizeof(T)) Pack { T at[V]; };")
+    if name == "winograd":
+        for key, a in zip("AGB", winograd.line_matrices(), strict=True):
+            front.append(f"__device__ constexpr T {key}[{len(a)}][{a.shape[1]}] = {_braces(a)};")
     if name == "crops":
         front.append(f"__device__ constexpr float LUMA[3] = {_braces(LUMA)};")
     return "\n".join([*front, (HERE / f"{name}.cu").read_text()])
@@ -33,16 +40,26 @@ def _braces(a: Any) -> str:
 
 
 @cache
-def _kernel(file: str, name: str, dtype: np.dtype[Any]) -> Any:
+def _module(file: str, dtype: np.dtype[Any], constants: tuple[tuple[str, int], ...]) -> Any:
     import cupy
 
-    return cupy.RawModule(code=source(file, dtype), options=OPTIONS).get_function(name)
+    return cupy.RawModule(code=source(file, dtype, **dict(constants)), options=OPTIONS)
 
 
-def start(file: str, name: str, over: int, times: int, *arguments: Any, dtype: DTypeLike) -> None:
+@cache
+def _kernel(file: str, name: str, dtype: np.dtype[Any], constants: tuple[tuple[str, int], ...]) -> Any:
+    return _module(file, dtype, constants).get_function(name)
+
+
+def pack(length: int, *arrays: Array) -> int:
+    """How many neighbouring values a thread may read at once where lines of ``length`` lie in these arrays: 4 or 1."""
+    return 1 if length % 4 or any(a.data.ptr % (4 * a.itemsize) for a in arrays) else 4
+
+
+def start(file: str, name: str, over: int, times: int, *arguments: Any, dtype: DTypeLike, **constants: int) -> None:
     """Start a kernel on ``over`` x ``times`` threads: arrays as they are, ints as int, floats as T.
 
-    What a kernel declares as long long or float is given as np.int64 or np.float32.
+    What a kernel declares as long long or float is given as np.int64 or np.float32. ``constants`` are compiled in.
     """
     if not over or not times:
         return
@@ -51,7 +68,7 @@ def start(file: str, name: str, over: int, times: int, *arguments: Any, dtype: D
     grid = -(-over // threads), min(times, _MOST_BLOCKS)
     kinds = {int: np.int32, bool: np.int32, float: dtype.type}
     given = tuple(kinds[type(each)](each) if type(each) in kinds else each for each in arguments)
-    _kernel(file, name, dtype)(grid, (threads,), given)
+    _kernel(file, name, dtype, tuple(constants.items()))(grid, (threads,), given)
 
 
 def product(a: Array, b: Array, out: Array, *, add: bool = False) -> Array:

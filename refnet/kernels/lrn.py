@@ -3,7 +3,7 @@
 import numpy as np
 
 from refnet.backend import Array, empty
-from refnet.kernels.launch import start
+from refnet.kernels.launch import pack, start
 from refnet.ops.lrn import check_backward, check_forward
 
 
@@ -12,10 +12,12 @@ def lrn_forward(
 ) -> tuple[Array, Array]:
     """As `refnet.ops.lrn.lrn_forward`."""
     x = check_forward(x, n).ascontiguousarray(x)
-    y, scale, count = empty(x.shape, x), empty(x.shape, x), np.int64(x.size)
+    y, scale = empty(x.shape, x), empty(x.shape, x)
+    v = pack(x.shape[-1], x, y, scale)
     start(
-        "lrn", "lrn_forward", x.size, 1,
-        x, y, scale, x.shape[-1], n // 2, float(k), float(alpha), float(beta), count, dtype=x.dtype,
+        "lrn", "lrn_forward", x.size // v, 1,
+        x, y, scale, x.shape[-1], float(k), float(alpha), float(beta), np.int64(x.size // v),
+        dtype=x.dtype, V=v, REACH=n // 2,
     )  # fmt: skip
     return y, scale
 
@@ -24,9 +26,11 @@ def lrn_backward(dy: Array, x: Array, scale: Array, *, n: int = 5, alpha: float 
     """As `refnet.ops.lrn.lrn_backward`."""
     xp = check_backward(dy, x, scale, n)
     dy, x, scale = (xp.ascontiguousarray(each) for each in (dy, x, scale))
-    dx, counts = empty(dy.shape, dy), (np.int64(dy.size), np.int64(x.size))
+    dx = empty(dy.shape, dy)
+    v = pack(dy.shape[-1], dy, x, scale, dx)
     start(
-        "lrn", "lrn_backward", dy.size, 1,
-        dy, x, scale, dx, dy.shape[-1], n // 2, float(alpha), float(beta), *counts, dtype=dy.dtype,
+        "lrn", "lrn_backward", dy.size // v, 1,
+        dy, x, scale, dx, dy.shape[-1], float(alpha), float(beta), np.int64(dy.size // v), np.int64(x.size),
+        dtype=dy.dtype, V=v, REACH=n // 2,
     )  # fmt: skip
     return dx

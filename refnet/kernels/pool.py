@@ -2,7 +2,7 @@
 
 from refnet.backend import Array, array_module, check_same_dtype, empty
 from refnet.geometry import Window, pool_size
-from refnet.kernels.launch import start
+from refnet.kernels.launch import pack, start
 from refnet.ops.pool import check_unpool, check_window
 
 
@@ -15,7 +15,9 @@ def pool_forward(
     x, (n, h, w, c) = xp.ascontiguousarray(x), x.shape
     p, q = (pool_size(side, window, ceil=ceil) for side in (h, w))
     y, where = empty((n, p, q, c), x), empty((n, p, q, c) if switches else (0,), x, "uint8")
-    start("pool", "pool_forward", p * q * c, n, x, y, where, n, h, w, c, p, q, *window, switches, dtype=x.dtype)
+    v = pack(c, x, y, where)
+    shape = n, h, w, c // v, p, q
+    start("pool", "pool_forward", p * q * c // v, n, x, y, where, *shape, *window, switches, dtype=x.dtype, V=v)
     return y, where if switches else None
 
 
@@ -26,7 +28,8 @@ def unpool(
     _, window = check_unpool(r, switches, Window(size, stride, pad), ceil, hw)
     xp, (n, p, q, c) = array_module(r), r.shape
     r, switches = xp.ascontiguousarray(r), xp.ascontiguousarray(switches)
-    x = empty((n, *hw, c), r)
-    shared = len(switches) == 1
-    start("pool", "unpool", hw[0] * hw[1] * c, n, r, switches, x, n, *hw, c, p, q, *window, shared, dtype=r.dtype)
+    x, shared = empty((n, *hw, c), r), len(switches) == 1
+    v = pack(c, r, switches, x)
+    shape = n, *hw, c // v, p, q
+    start("pool", "unpool", hw[0] * hw[1] * c // v, n, r, switches, x, *shape, *window, shared, dtype=r.dtype, V=v)
     return x

@@ -1,12 +1,17 @@
 // v = momentum v - rate (g + decay w); w = w + v.
 extern "C" __global__ void update(
-    T* __restrict__ w, const T* __restrict__ g, T* __restrict__ v, T rate, T momentum, T decay, long long count)
+    Pack* __restrict__ w, const Pack* __restrict__ g, Pack* __restrict__ v, T rate, T momentum, T decay,
+    long long packs)
 {
     long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= count) return;
-    T next = momentum * v[at] - rate * (g[at] + decay * w[at]);
+    if (at >= packs) return;
+    Pack weight = w[at], gradient = g[at], next = v[at];
+    for (int e = 0; e < V; e++) {
+        next.at[e] = momentum * next.at[e] - rate * (gradient.at[e] + decay * weight.at[e]);
+        weight.at[e] += next.at[e];
+    }
     v[at] = next;
-    w[at] += next;
+    w[at] = weight;
 }
 
 // part (parts, M): sums of squares of w (rows, M) over `height` rows each; one order of addition, so the same bits.

@@ -3,7 +3,7 @@
 import numpy as np
 
 from refnet.backend import Array, array_module, empty
-from refnet.kernels.launch import start
+from refnet.kernels.launch import pack, start
 
 _ROWS = 32  # that one thread sums
 
@@ -11,7 +11,8 @@ _ROWS = 32  # that one thread sums
 def update(w: Array, g: Array, v: Array, *, rate: float, momentum: float, decay: float) -> None:
     """v = momentum v - rate (g + decay w); w = w + v, in place and in one pass (section 3)."""
     g, factors = array_module(g).ascontiguousarray(g), (float(rate), float(momentum), float(decay))
-    start("sgd", "update", w.size, 1, w, g, v, *factors, np.int64(w.size), dtype=w.dtype)
+    width = pack(w.size, w, g, v)
+    start("sgd", "update", w.size // width, 1, w, g, v, *factors, np.int64(w.size // width), dtype=w.dtype, V=width)
 
 
 def clip_filters(w: Array, clip: float) -> Array:
@@ -19,6 +20,6 @@ def clip_filters(w: Array, clip: float) -> Array:
     rows, m = w.size // w.shape[-1], w.shape[-1]
     parts = -(-rows // _ROWS)
     sums, over = empty((parts, m), w), empty((m,), w, "uint8")
-    start("sgd", "square_sums", m, parts, w, sums, rows, m, _ROWS, dtype=w.dtype)
-    start("sgd", "clip", m, parts, w, sums, over, rows, m, parts, float(clip), dtype=w.dtype)
+    start("sgd", "square_sums", m, parts, w, sums, rows, m, _ROWS, dtype=w.dtype, V=1)
+    start("sgd", "clip", m, parts, w, sums, over, rows, m, parts, float(clip), dtype=w.dtype, V=1)
     return over.sum()

@@ -2,45 +2,61 @@
 // x (N, H, W, C) holds all maps; the C / groups of one group start at `first`.
 // rows (N, P, Q, L): a window's K K maps cells in order (i, j, c), then one 1, for the bias, then zeros up to L.
 
+// Each thread has V neighbours of a row; with SHARED they are maps of one cell and lie side by side in x too.
+
 extern "C" __global__ void unfold(
-    const T* __restrict__ x, T* __restrict__ rows, int images, int height, int width, int channels, int first, int maps,
-    int p_count, int q_count, int length, int size, int stride, int pad)
+    const T* __restrict__ x, Pack* __restrict__ rows, int images, int height, int width, int channels, int first,
+    int maps, int p_count, int q_count, int length, int size, int stride, int pad, int q_step)
 {
-    int k = blockIdx.x * blockDim.x + threadIdx.x;
-    if (k >= length) return;
-    int cells = size * size * maps;
-    int i = k / (size * maps), j = k / maps % size, c = k % maps;
-    for (int at = blockIdx.y; at < images * p_count; at += gridDim.y) {
-        int n = at / p_count, p = at % p_count, h = p * stride + i - pad;
-        bool there = k < cells && h >= 0 && h < height;
-        const T* from = x + ((long long)n * height + h) * width * channels + first + c;
-        T* to = rows + (long long)at * q_count * length + k;
-        for (int q = 0; q < q_count; q++) {
-            int v = q * stride + j - pad;
-            T value = there && v >= 0 && v < width ? from[(long long)v * channels] : T(k == cells);
-            to[(long long)q * length] = value;
+    int packs = length / V, at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= packs * q_step) return;
+    int start = at % packs * V, cells = size * size * maps;
+    int i[V], j[V], c[V];
+    for (int e = 0; e < V; e++) {
+        int k = start + e;
+        i[e] = k / (size * maps), j[e] = k / maps % size, c[e] = first + k % maps;
+    }
+    for (int line = blockIdx.y; line < images * p_count; line += gridDim.y) {
+        int n = line / p_count, top = line % p_count * stride - pad;
+        const T* image = x + (long long)n * height * width * channels;
+        Pack* to = rows + (long long)line * q_count * packs + at % packs;
+        for (int q = at / packs; q < q_count; q += q_step) {
+            Pack row;
+            int left = q * stride - pad;
+            if (SHARED && start < cells) {
+                int h = top + i[0], v = left + j[0];
+                bool there = h >= 0 && h < height && v >= 0 && v < width;
+                row = there ? *(const Pack*)(image + (h * width + v) * channels + c[0]) : Pack{};
+            } else
+                for (int e = 0; e < V; e++) {
+                    int h = top + i[e], v = left + j[e];
+                    bool there = start + e < cells && h >= 0 && h < height && v >= 0 && v < width;
+                    row.at[e] = there ? image[(h * width + v) * channels + c[e]] : T(start + e == cells);
+                }
+            to[(long long)q * packs] = row;
         }
     }
 }
 
 extern "C" __global__ void fold(
-    const T* __restrict__ rows, T* __restrict__ x, int images, int height, int width, int channels, int first, int maps,
-    int p_count, int q_count, int length, int size, int stride, int pad)
+    const Pack* __restrict__ rows, Pack* __restrict__ x, int images, int height, int width, int channels, int first,
+    int maps, int p_count, int q_count, int length, int size, int stride, int pad)
 {
-    int at = blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= height * width * maps) return;
-    int c = at % maps, v = at / maps % width, h = at / maps / width;
+    int packs = maps / V, at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= height * width * packs) return;
+    int c = at % packs, v = at / packs % width, h = at / packs / width;
+    int p_last = (h + pad) / stride, q_last = (v + pad) / stride;
     for (int n = blockIdx.y; n < images; n += gridDim.y) {
-        T sum = 0;
-        for (int i = (h + pad) % stride; i < size; i += stride) {
-            int p = (h + pad - i) / stride;
-            if (h + pad < i || p >= p_count) continue;
-            for (int j = (v + pad) % stride; j < size; j += stride) {
-                int q = (v + pad - j) / stride;
-                if (v + pad < j || q >= q_count) continue;
-                sum += rows[(((long long)n * p_count + p) * q_count + q) * length + (i * size + j) * maps + c];
+        Pack sum = {};
+        for (int p = p_last, i = h + pad - p * stride; i < size && p >= 0; p--, i += stride) {
+            if (p >= p_count) continue;
+            for (int q = q_last, j = v + pad - q * stride; j < size && q >= 0; q--, j += stride) {
+                if (q >= q_count) continue;
+                long long row = ((long long)n * p_count + p) * q_count + q;
+                Pack value = rows[(row * length + (i * size + j) * maps) / V + c];
+                for (int e = 0; e < V; e++) sum.at[e] += value.at[e];
             }
         }
-        x[(((long long)n * height + h) * width + v) * channels + first + c] = sum;
+        x[(((long long)n * height + h) * width + v) * (channels / V) + first / V + c] = sum;
     }
 }

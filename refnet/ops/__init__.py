@@ -8,9 +8,9 @@ from refnet.ops.conv import conv_forward, conv_grads, conv_transpose
 from refnet.ops.linear import linear_forward, linear_grads, linear_transpose
 from refnet.ops.lrn import lrn_backward, lrn_forward
 from refnet.ops.pool import pool_forward, unpool
-from refnet.ops.relu import relu_backward
+from refnet.ops.relu import relu_backward, relu_forward
 
 __all__ = [
     "conv_forward", "conv_grads", "conv_transpose", "linear_forward", "linear_grads", "linear_transpose",
-    "lrn_backward", "lrn_forward", "pool_forward", "relu_backward", "unpool",
+    "lrn_backward", "lrn_forward", "pool_forward", "relu_backward", "relu_forward", "unpool",
 ]  # fmt: skip

@@ -13,9 +13,9 @@ import numpy as np
 
 from refnet import parallel
 from refnet.arch import Conv, Layer, Params, Pool, Shape
-from refnet.backend import Array, array_module, empty
-from refnet.geometry import Window, clip_box
-from refnet.layers import Kept, Rules, back
+from refnet.backend import Array, empty
+from refnet.geometry import Window
+from refnet.layers import Kept, Rules, back, operations
 from refnet.net import SLICE_BYTES, SLICES, Stage, Trace, naming, with_filters
 
 
@@ -39,20 +39,10 @@ class Boxes(NamedTuple):
         """The boxes of some signals."""
         return Boxes(self.origin[signals], self.size)
 
-    def inside(self, i: int, hw: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Rows and columns of box i that lie on maps (*hw): in the maps, and in the box."""
-        row, column = self.origin[i].tolist()
-        top, left, bottom, right = clip_box((row, column, row + self.size[0], column + self.size[1]), (hw[0], hw[1]))
-        return (slice(top, bottom), slice(left, right)), (
-            slice(top - row, bottom - row), slice(left - column, right - column)
-        )  # fmt: skip
-
     def cut(self, maps: Array) -> Array:
-        """The boxes of maps (S, H, W, C), one in each; all must lie inside."""
-        cells = [
-            maps[i, row : row + self.size[0], col : col + self.size[1]] for i, (row, col) in enumerate(self.origin)
-        ]
-        return array_module(maps).stack(cells)
+        """The boxes of maps (S, H, W, C), one in each."""
+        y: Array = operations(maps).cut_boxes(maps, np.arange(len(maps)), self.origin, size=self.size)
+        return y
 
 
 def descend(
@@ -127,26 +117,21 @@ def _back(
     x = back(unpadded, p, kept, r, below=(*reach, below[2]), rules=rules, threads=1)
     row, column = (lower.origin[0] - (upper.origin[0] * stride - pad)).tolist()
     x = x[:, row : row + lower.size[0], column : column + lower.size[1]]
-    for i in range(len(x)):
-        (rows, columns) = lower.inside(i, below[:2])[1]
-        x[i, : rows.start] = 0
-        x[i, rows.stop :] = 0
-        x[i, :, : columns.start] = 0
-        x[i, :, columns.stop :] = 0
-    return x
+    blanked: Array = operations(x).blank_beyond(x, lower.origin, hw=below[:2])
+    return blanked
 
 
 def _cut_out(kept: list[dict[str, Kept]], stage: Stage, layer: Layer, image: np.ndarray, boxes: Boxes) -> Kept:
     """The arrays that a layer kept, where each box lies; 1, which nothing divides by in vain, beyond the edge."""
-    stops = [images.stop for images in stage.slices]
+    pieces = np.searchsorted([images.stop for images in stage.slices], image, side="right")
     arrays = []
     for k, like in enumerate(kept[0][layer.name]):
         array = empty((len(image), *boxes.size, like.shape[3]), like)
-        array.fill(1)
-        for i, each in enumerate(image):
-            piece = int(np.searchsorted(stops, each, side="right"))
-            whole = kept[piece][layer.name][k][each - stage.slices[piece].start]
-            there, here = boxes.inside(i, whole.shape[:2])
-            array[i, *here] = whole[there]
+        for piece in np.unique(pieces):
+            of = np.flatnonzero(pieces == piece)
+            whole, first = kept[piece][layer.name][k], stage.slices[piece].start
+            array[of] = operations(like).cut_boxes(
+                whole, image[of] - first, boxes.origin[of], size=boxes.size, beyond=1
+            )
         arrays.append(array)
     return tuple(arrays)

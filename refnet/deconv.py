@@ -9,7 +9,7 @@ import numpy as np
 from refnet.arch import Params
 from refnet.backend import Array, to_host, zeros
 from refnet.boxes import Boxes, descend
-from refnet.layers import DECONV, GRADIENT, GUIDED, RULES, Rules
+from refnet.layers import DECONV, GRADIENT, GUIDED, RULES, Rules, operations
 from refnet.net import Trace, check_signal
 
 __all__ = [
@@ -49,9 +49,7 @@ def project(trace: Trace, params: Params, seed: Array, *, rules: Rules = DECONV,
     boxes = _nonzero(seed) if seed.ndim == 4 else None
     r = seed if boxes is None else boxes.cut(seed)
     r, boxes = descend(trace, params, r, image, boxes, rules=rules)
-    for i in range(len(r)):
-        there, here = boxes.inside(i, trace.arch.input[:2])
-        whole[i, *there] = r[i, *here]
+    operations(r).paste_boxes(r, boxes.origin, whole)
     return whole
 
 

@@ -15,6 +15,7 @@ from refnet import net, parallel
 from refnet.arch import Arch, Conv, Layer, Params, Pool, Relu, Shape
 from refnet.backend import Array, array_module, empty
 from refnet.geometry import Window
+from refnet.layers import operations
 from refnet.ops.loss import softmax
 
 
@@ -82,7 +83,7 @@ def slide(
         If dtypes or backends differ.
     """
     maps, layer = _check(arch, x, square, step, layer, map)
-    xp, shapes, last = array_module(x), arch.shapes(), maps[-1].name
+    xp, op, shapes, last = array_module(x), operations(x), arch.shapes(), maps[-1].name
     try:
         seen = xp.broadcast_to(xp.asarray(fill, dtype=x.dtype), x.shape)
     except ValueError:
@@ -105,7 +106,8 @@ def slide(
     logits, activity = empty((len(places), *base_logits.shape), x), empty((len(places),), x)
     for batch in parallel.cut(len(places), _BATCH):
         corners = places[batch]  # of the boxes y
-        y, first, stop = _cut_out(seen, corners, (square, square)), corners, corners + square
+        alone = np.zeros(len(corners), int)  # all boxes are of the one image
+        y, first, stop = op.cut_boxes(seen[None], alone, corners, size=(square, square)), corners, corners + square
         for part in _parts(maps, layer):
             head = part[0]
             if isinstance(head, Conv | Pool):
@@ -113,8 +115,10 @@ def slide(
                 first, stop = changed(first, stop, window, shapes[head.name][:2])
                 above, hw = boxes(first, stop, shapes[head.name][:2])
                 start = above * stride  # in the padded maps, where y lies at corners + pad
-                around = _cut_out(padded[head.name], start, [(n - 1) * stride + size for n in hw])
-                y, corners = _pasted(y, corners + pad - start, around), above
+                reach = tuple((n - 1) * stride + size for n in hw)
+                around = op.cut_boxes(padded[head.name][None], alone, start, size=reach)
+                op.paste_boxes(y, corners + pad - start, around)
+                y, corners = around, above
                 part = [replace(head, pad=0), *part[1:]]
             y = _run(arch, part, params, y, threads)
             if part[-1].name == layer:
@@ -190,23 +194,8 @@ def _run(arch: Arch, layers: Sequence[Layer], params: Params, x: Array, threads:
     return net.predict(Arch(arch.name, (h, w, c), tuple(layers)), params, x, threads=threads)
 
 
-def _cut_out(x: Array, corners: np.ndarray, size: Sequence[int]) -> Array:
-    """The boxes (S, *size, C) of the maps x (H, W, C) at ``corners`` (S, 2)."""
-    y = empty((len(corners), *size, x.shape[-1]), x)
-    for i, (row, col) in enumerate(corners.tolist()):
-        y[i] = x[row : row + size[0], col : col + size[1]]
-    return y
-
-
-def _pasted(y: Array, corners: np.ndarray, around: Array) -> Array:
-    """``around`` (S, H, W, C), overwritten by the boxes y (S, h, w, C) at ``corners`` (S, 2); what juts out is lost."""
-    low = np.maximum(corners, 0)
-    high = np.maximum(np.minimum(corners + y.shape[1:3], around.shape[1:3]), low)
-    for i, ((r0, c0), (r1, c1), (row, col)) in enumerate(zip(low, high, corners, strict=True)):
-        around[i, r0:r1, c0:c1] = y[i, r0 - row : r1 - row, c0 - col : c1 - col]
-    return around
-
-
 def _whole(y: Array, corners: np.ndarray, bare: Array) -> Array:
     """Whole maps (S, H, W, C) behind squares: the boxes y (S, h, w, C) at ``corners``, elsewhere the ``bare`` maps."""
-    return _pasted(y, corners, bare[None].repeat(len(y), axis=0))
+    whole = bare[None].repeat(len(y), axis=0)
+    operations(y).paste_boxes(y, corners, whole)
+    return whole

@@ -217,3 +217,30 @@ def clip_filters(w, clip):
             clipped[..., m] *= clip / rms
             count += 1
     return clipped, count
+
+
+# --- boxes of maps ---
+
+
+def cut_boxes(x, image, corners, *, size, beyond=0.0):
+    y = np.full((len(image), *size, x.shape[3]), beyond, x.dtype)
+    for s, i, j in np.ndindex(y.shape[:3]):
+        row, column = corners[s][0] + i, corners[s][1] + j
+        if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
+            y[s, i, j] = x[image[s], row, column]
+    return y
+
+
+def paste_boxes(y, corners, x):
+    for s, i, j in np.ndindex(y.shape[:3]):
+        row, column = corners[s][0] + i, corners[s][1] + j
+        if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
+            x[s, row, column] = y[s, i, j]
+
+
+def blank_beyond(y, corners, *, hw):
+    blanked = y.copy()
+    for s, i, j in np.ndindex(y.shape[:3]):
+        if not (0 <= corners[s][0] + i < hw[0] and 0 <= corners[s][1] + j < hw[1]):
+            blanked[s, i, j] = 0
+    return blanked

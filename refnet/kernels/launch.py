@@ -14,6 +14,7 @@ from refnet.ops import winograd
 HERE = Path(__file__).parent
 SOURCES = tuple(sorted(path.stem for path in HERE.glob("*.cu")))
 OPTIONS = ("--std=c++17",)
+_TYPES = {"float32": "float", "float64": "double", "uint8": "unsigned char"}
 _THREADS = 256  # of a block, at most
 _MOST_BLOCKS = 65535  # along a grid's second axis; kernels stride over what is beyond
 
@@ -23,7 +24,7 @@ def source(name: str, dtype: DTypeLike, **constants: int) -> str:
 
     With the constant V, a Pack is V neighbouring values that are read and written at once.
     """
-    front = [f"typedef {'double' if np.dtype(dtype) == np.float64 else 'float'} T;"]
+    front = [f"typedef {_TYPES[np.dtype(dtype).name]} T;"]
     front += [f"constexpr int {key} = {value};" for key, value in constants.items()]
     if "V" in constants:
         front.append("struct alignas(V * sizeof(T)) Pack { T at[V]; };")

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from refnet.geometry import Field, Window, conv_size, pool_size, receptive_field
@@ -113,7 +114,7 @@ class Arch:
             raise ValueError(f"arch {self.name}: input is {self.input}, it needs (rows, columns, colours)")
         if not self.layers:
             raise ValueError(f"arch {self.name}: it has no layers")
-        self.shapes()  # raises where a layer cannot follow the one before it
+        _ = self._shapes  # raises where a layer cannot follow the one before it
 
     def index(self, layer: str) -> int:
         """Position of the layer called ``layer``; ValueError with the names that exist."""
@@ -137,6 +138,10 @@ class Arch:
 
     def shapes(self) -> dict[str, Shape]:
         """Output shape of every layer, without the batch axis: (H, W, C) or (units,)."""
+        return dict(self._shapes)
+
+    @cached_property
+    def _shapes(self) -> dict[str, Shape]:
         shape: Shape = self.input
         shapes = {}
         for layer in self.layers:
@@ -149,8 +154,7 @@ class Arch:
 
     def input_shapes(self) -> dict[str, Shape]:
         """Input shape of every layer, without the batch axis."""
-        shapes = self.shapes()
-        return dict(zip(shapes, [self.input, *shapes.values()], strict=False))
+        return dict(zip(self._shapes, [self.input, *self._shapes.values()], strict=False))
 
     def param_shapes(self) -> dict[str, dict[str, Shape]]:
         """Shapes of ``w`` (K, K, C / groups, M) or (inputs, units) and ``b`` of every layer that has them."""

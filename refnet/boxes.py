@@ -13,10 +13,12 @@ import numpy as np
 
 from refnet import parallel
 from refnet.arch import Conv, Layer, Params, Pool, Shape
-from refnet.backend import Array, empty
+from refnet.backend import Array, array_module, empty
 from refnet.geometry import Window
 from refnet.layers import Kept, Rules, back, operations
 from refnet.net import SLICE_BYTES, SLICES, Stage, Trace, naming, with_filters
+
+_DEVICE_BYTES = 1 << 30  # of unfolded windows that a GPU has at a time; launches cost more than its cache gives
 
 
 class Boxes(NamedTuple):
@@ -72,12 +74,13 @@ def descend(
                     r = back(layer, p, arrays, r, below=shape, rules=rules, threads=threads)
         boxes = Boxes(np.zeros((len(r), 2), int), r.shape[1:3])
 
+    most, multiple = (SLICE_BYTES, SLICES) if array_module(r) is np else (_DEVICE_BYTES, 1)
     uppers, lowers, at_a_time = {}, {}, {}
     for layer in reversed([layer for stage, _ in reversed(plan) for layer in stage.layers]):
         uppers[layer.name] = boxes
         if isinstance(layer, Conv):
             unfolded = boxes.size[0] * boxes.size[1] * layer.size**2 * below[layer.name][2]
-            at_a_time[layer.name] = max(1, min(SLICE_BYTES // (4 * unfolded), len(r) // SLICES))
+            at_a_time[layer.name] = max(1, min(most // (4 * unfolded), len(r) // multiple))
         if isinstance(layer, Conv | Pool):
             boxes = boxes.below(layer.window, below[layer.name][:2])
         lowers[layer.name] = boxes
@@ -98,7 +101,7 @@ def descend(
             x[part] = signal
 
         size = min((at_a_time.get(layer.name, len(r)) for layer in stage.layers), default=len(r))
-        parallel.run(walk_some, parallel.cut(len(r), size, multiple=SLICES), threads=threads)
+        parallel.run(walk_some, parallel.cut(len(r), size, multiple=multiple), threads=threads, like=r)
         return x
 
     for stage, kept in plan:

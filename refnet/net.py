@@ -251,7 +251,7 @@ def back_through(
                 x[images] = signal
             return signal
 
-        signals = parallel.run(descend_slice, range(len(stage.slices)), threads=trace.threads)
+        signals = parallel.run(descend_slice, range(len(stage.slices)), threads=trace.threads, like=r)
         return signals[0] if handed_on else x
 
     for stage, kept in zip(reversed(plan), reversed(trace.kept), strict=True):
@@ -315,7 +315,7 @@ def _run(
                 y[images] = maps
             return maps, kept
 
-        done = parallel.run(climb_slice, stage.slices, threads=threads)
+        done = parallel.run(climb_slice, stage.slices, threads=threads, like=x)
         return done[0][0] if handed_on else y, [kept for _, kept in done]
 
     everything = []
@@ -343,22 +343,27 @@ _MIN_ROWS = 48  # of the products of transformed filters: with fewer they lose m
 
 def _plan(arch: Arch, x: Array) -> list[Stage]:
     """The stages for images x: on a GPU they are not cut."""
-    cut = stages(arch, len(x))
-    return cut if array_module(x) is np else [Stage(stage.layers, [slice(0, len(x))]) for stage in cut]
+    if array_module(x) is np:
+        return stages(arch, len(x))
+    return [Stage(layers, [slice(0, len(x))]) for layers in _parts(arch)]
 
 
 def stages(arch: Arch, n: int) -> list[Stage]:
     """The stages of a network, and where a batch of ``n`` is cut for each on a CPU; depends on shapes alone."""
+    return [Stage(layers, _cut(arch, layers, n)) for layers in _parts(arch)]
+
+
+def _parts(arch: Arch) -> list[tuple[Layer, ...]]:
     parts: list[list[Layer]] = [[]]
     for layer in arch.layers:
         units = any(isinstance(each, Linear) for each in parts[-1])
         if parts[-1] and not units and isinstance(layer, Conv | Linear):
             parts.append([])
         parts[-1].append(layer)
-    return [Stage(tuple(part), _cut(arch, part, n)) for part in parts]
+    return [tuple(part) for part in parts]
 
 
-def _cut(arch: Arch, layers: list[Layer], n: int) -> list[slice]:
+def _cut(arch: Arch, layers: tuple[Layer, ...], n: int) -> list[slice]:
     if any(isinstance(layer, Linear) for layer in layers):
         return [slice(0, n)]
     largest = max((unfolded_values(arch, layer) for layer in layers if isinstance(layer, Conv)), default=1)
@@ -400,5 +405,7 @@ def with_filters(
         return rows >= _MIN_ROWS and winograd.suits(layer.window, hw, c * layer.groups, m, layer.groups)
 
     layers = [each for each in arch.layers if isinstance(each, Conv) and each.name in at_a_time and gains(each)]
+    if not layers:
+        return params
     filters = parallel.run(lambda each: winograd.filters(params[each.name]["w"], each.window), layers, threads=threads)
     return params | {layer.name: params[layer.name] | {"u": u} for layer, u in zip(layers, filters, strict=True)}

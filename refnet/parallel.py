@@ -10,7 +10,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
-from refnet.backend import Array, cores, one_blas_thread
+import numpy as np
+
+from refnet.backend import Array, array_module, cores, one_blas_thread
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -25,11 +27,16 @@ def cut(n: int, size: int, *, multiple: int = 1) -> list[slice]:
     return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
 
 
-def run(work: Callable[[Part], Result], parts: Sequence[Part], *, threads: int | None = None) -> list[Result]:
+def run(
+    work: Callable[[Part], Result], parts: Sequence[Part], *, threads: int | None = None, like: Array = None
+) -> list[Result]:
     """``[work(part) for part in parts]`` on ``threads`` threads (default: all cores), one BLAS thread each.
 
     ``work`` must not call `run` itself. The first exception is raised once the parts already started have ended.
+    Work on arrays like ``like`` that are on a GPU stays on this thread, whose device it is.
     """
+    if array_module(like) is not np:
+        return [work(part) for part in parts]
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}, it needs 1 or more")
     threads = min(threads or cores(), len(parts))

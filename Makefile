@@ -13,6 +13,12 @@ PARTS   ?=
 PYTHON  ?= python3
 
 PY       := .venv/bin/python
+# The major version of CUDA that an NVIDIA driver takes, and the extra with the CuPy that fits it; none without one.
+CUDA     := $(if $(filter cpu,$(DEVICE)),,$(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]*\).*/\1/p'))
+GPU      := $(if $(CUDA),$(if $(filter 11 12,$(CUDA)),gpu,gpu13))
+CORE     := .venv/core$(GPU)
+DEV      := .venv/dev$(GPU)
+comma    := ,
 data_arg  = $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
@@ -22,39 +28,39 @@ help: ## list the targets
 	@echo 'make TARGET [DATA=folder-of-classes] [ARCH=$(ARCH)] [EPOCHS=$(EPOCHS)] [DEVICE=auto|cpu|cuda] [RUN=name] [SEED=0]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-train: .venv/core ## train on DATA (default: drawn scenes), write weights/RUN.h5 and the sheet out/RUN/features.png
+train: $(CORE) ## train on DATA (default: drawn scenes), write weights/RUN.h5 and the sheet out/RUN/features.png
 	$(PY) tools/train.py $(data_arg) --arch $(ARCH) --epochs $(EPOCHS) --seed $(SEED) --device $(DEVICE) \
 	  --recipe $(RECIPE) --out "$(WEIGHTS)" --resume
 	$(PY) tools/visualize.py "$(WEIGHTS)" $(data_arg) --device $(DEVICE) --out "$(OUT)"
 
-evaluate: .venv/core ## top-1, top-5 and per class of WEIGHTS (default: weights/RUN.h5) on DATA
+evaluate: $(CORE) ## top-1, top-5 and per class of WEIGHTS (default: weights/RUN.h5) on DATA
 	$(PY) tools/evaluate.py "$(WEIGHTS)" $(data_arg) --device $(DEVICE)
 
-visualize: .venv/core ## Figure 2 of WEIGHTS on DATA: top-9 projections of every convolution, into OUT
+visualize: $(CORE) ## Figure 2 of WEIGHTS on DATA: top-9 projections of every convolution, into OUT
 	$(PY) tools/visualize.py "$(WEIGHTS)" $(data_arg) --device $(DEVICE) --out "$(OUT)"
 
-describe: .venv/core ## print what WEIGHTS holds
+describe: $(CORE) ## print what WEIGHTS holds
 	$(PY) tools/describe.py "$(WEIGHTS)"
 
 bench: oracles ## race PyTorch, ONNX Runtime and Captum, all PARTS or some; photographs from DATA; writes out/benchmark.json
 	$(PY) -m pip install -q onnx onnxruntime
 	$(PY) tools/benchmark.py $(PARTS) $(data_arg)
 
-test: .venv/dev ## everything that a CPU can check in minutes
+test: $(DEV) ## everything that a CPU can check in minutes
 	$(PY) -m pytest -q
 
-test-all: .venv/dev ## the long tests as well
+test-all: $(DEV) ## the long tests as well
 	$(PY) -m pytest -q -m "not gpu"
 
-test-gpu: .venv/dev ## what needs a CUDA device
+test-gpu: $(DEV) ## what needs a CUDA device
 	$(PY) -m pytest -q -m gpu
 
-lint: .venv/dev ## ruff and mypy
+lint: $(DEV) ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-oracles: .venv/dev ## install PyTorch and Captum, so that the tests compare with them too
+oracles: $(DEV) ## install PyTorch and Captum, so that the tests compare with them too
 	$(PY) -m pip install -q 'torch==2.13.0+cpu' || $(PY) -m pip install -q torch
 	$(PY) -m pip install -q 'captum>=0.8'
 
@@ -67,10 +73,10 @@ clean: ## remove what make and the tests made, but no weights and no build/
 	$(PYTHON) -m venv .venv
 	touch $@
 
-.venv/core: .venv/python pyproject.toml
-	$(PY) -m pip install -q --disable-pip-version-check -e .
+$(CORE): .venv/python pyproject.toml
+	$(PY) -m pip install -q --disable-pip-version-check -e '.$(if $(GPU),[$(GPU)])'
 	touch $@
 
-.venv/dev: .venv/python pyproject.toml
-	$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
-	touch $@ .venv/core
+$(DEV): .venv/python pyproject.toml
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[dev$(if $(GPU),$(comma)$(GPU))]'
+	touch $@ $(CORE)

@@ -58,14 +58,26 @@ def find_device(wanted: str) -> str:
     if wanted == "cpu":
         return "cpu"
     try:
-        import cupy
-
-        cupy.cuda.runtime.getDeviceCount()
+        _look_for_cuda()
         return "cuda"
     except Exception as error:  # cupy's own errors cannot be named without importing it
         if wanted == "auto":
             return "cpu"
         raise ValueError(f"device cuda: no CUDA device answers through CuPy ({error}); try --device cpu") from None
+
+
+def _look_for_cuda() -> None:
+    """Raise unless CuPy is there, fits the driver, sees a device and finds CUDA's libraries."""
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    if not runtime.getDeviceCount():
+        raise RuntimeError("it counts 0 devices")
+    built, driver = runtime.runtimeGetVersion() // 1000, runtime.driverGetVersion() // 1000
+    if built > driver:
+        extra = "gpu" if driver == 12 else f"gpu{driver}"
+        raise RuntimeError(f"it is made for CUDA {built}, the driver for {driver}: pip install 'refnet[{extra}]'")
+    _ = cupy.cuda.cublas, cupy.cuda.nvrtc  # loads them, or says which library is missing
 
 
 def to_device(array: np.ndarray, device: str) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 
 from refnet import loader, net, sgd
 from refnet.arch import Arch, Params
-from refnet.backend import Array, to_device
+from refnet.backend import PRECISIONS, Array, precision, to_device
 from refnet.datasets import Dataset
 from refnet.evaluate import probabilities, score
 from refnet.images import Augment
@@ -29,7 +29,8 @@ class Recipe:
 
     ``schedule`` is "one-cycle" (a linear rise to ``rate``, then a cosine down to 0), "plateau" (divide by
     ``drop`` when the validation error has not improved for ``patience`` epochs) or, by hand, pairs of
-    (first epoch, rate). ``scale`` multiplies the pixels less the mean.
+    (first epoch, rate). ``scale`` multiplies the pixels less the mean. ``precision`` is that of products on a GPU
+    (`refnet.backend.precision`).
     """
 
     name: str
@@ -45,6 +46,7 @@ class Recipe:
     warmup: float = 0.2
     drop: float = 10.0
     patience: int = 5
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, str):
@@ -55,6 +57,8 @@ class Recipe:
         rates = [self.rate] if isinstance(self.schedule, str) else [rate for _, rate in self.schedule]
         if not all(0 < rate < math.inf for rate in rates):
             raise ValueError(f"the learning rate is {rates}, it needs a number above 0")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}, it needs {' or '.join(PRECISIONS)}")
         if not good:
             needs = "one-cycle, plateau, or pairs of an epoch and its rate, from epoch 0"
             raise ValueError(f"schedule is {self.schedule!r}, it needs {needs}")
@@ -164,12 +168,13 @@ def step(
     correct : images whose class was the most probable
     clipped : filters scaled back to the RMS clip; on a GPU a 0-d array, as the step is still under way
     """
-    y, trace = net.forward(arch, params, x, rng=rng, threads=threads)
-    correct = (y.argmax(axis=1) == labels).sum()
-    loss, dy = cross_entropy(y, labels)
-    if not math.isfinite(loss):
-        return loss, 0, 0
-    _, grads = net.backward(trace, params, dy, input_grad=False)
+    with precision(recipe.precision):
+        y, trace = net.forward(arch, params, x, rng=rng, threads=threads)
+        correct = (y.argmax(axis=1) == labels).sum()
+        loss, dy = cross_entropy(y, labels)
+        if not math.isfinite(loss):
+            return loss, 0, 0
+        _, grads = net.backward(trace, params, dy, input_grad=False)
     clipped = sgd.step(
         params, grads, velocity,
         rate=rate, momentum=recipe.momentum, decay=recipe.decay, clip=recipe.clip, threads=threads,

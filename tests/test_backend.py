@@ -17,9 +17,11 @@ from refnet.backend import (
     array_module,
     check_same_dtype,
     cores,
+    current_precision,
     empty,
     find_device,
     one_blas_thread,
+    precision,
     to_device,
     to_host,
     zeros,
@@ -31,17 +33,17 @@ BIG = 1 << 16  # values: more than the arena leaves to malloc
 # --- devices ---
 
 
-def fake_cupy(devices):
-    """A module cupy on a machine with so many CUDA devices."""
+def fake_cupy(devices, built=12090, driver=13000, **libraries):
+    """A module cupy for a version of CUDA, on a machine with so many devices and a driver for another version."""
 
     def count():
         if not devices:
             raise RuntimeError("cudaErrorNoDevice")
         return devices
 
-    runtime = SimpleNamespace(getDeviceCount=count)
+    runtime = SimpleNamespace(getDeviceCount=count, runtimeGetVersion=lambda: built, driverGetVersion=lambda: driver)
     return SimpleNamespace(
-        cuda=SimpleNamespace(runtime=runtime),
+        cuda=SimpleNamespace(runtime=runtime, **(libraries or {"cublas": None, "nvrtc": None})),
         asarray=lambda array: CupyArray(array.shape, array.dtype),
         empty=lambda shape, dtype: CupyArray(shape, dtype),
     )
@@ -100,6 +102,36 @@ def test_cuda_without_a_device_says_so(monkeypatch, cupy):
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     with pytest.raises(ValueError, match=r"device cuda: no CUDA device answers through CuPy \(.+\); try --device cpu"):
         find_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("cupy", "message"),
+    [
+        (
+            fake_cupy(1, built=13000, driver=12040),
+            r"it is made for CUDA 13, the driver for 12: pip install .refnet\[gpu\]",
+        ),
+        (fake_cupy(1, built=14000, driver=13000), r"it is made for CUDA 14, .* pip install .refnet\[gpu13\]"),
+        (fake_cupy(1, nvrtc=None), "no attribute 'cublas'"),
+    ],
+)
+def test_a_cupy_that_cannot_work_here_says_so(monkeypatch, cupy, message):
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    assert find_device("auto") == "cpu"
+    with pytest.raises(ValueError, match=f"device cuda: .*{message}"):
+        find_device("cuda")
+
+
+def test_precision_holds_inside_and_is_put_back():
+    assert current_precision() == "fp32"
+    with precision("tf32"), precision("fp32"):
+        assert current_precision() == "fp32"
+    with pytest.raises(RuntimeError), precision("tf32"):
+        assert current_precision() == "tf32"
+        raise RuntimeError
+    assert current_precision() == "fp32"
+    with pytest.raises(ValueError, match="precision is 'half', it needs fp32 or tf32"), precision("half"):
+        pass
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:0"])

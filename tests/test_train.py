@@ -57,6 +57,7 @@ def test_the_papers_recipe():
         "warmup": 0.2,
         "drop": 10.0,
         "patience": 5,
+        "precision": "fp32",
     }
     assert RECIPES == {"paper": PAPER, "default": DEFAULT}
 

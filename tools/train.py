@@ -18,7 +18,7 @@ import _cli
 from tqdm import tqdm
 
 from refnet import datasets, memory, models, train, weights
-from refnet.backend import find_device
+from refnet.backend import PRECISIONS, find_device
 from refnet.weights import Checkpoint
 
 
@@ -32,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores); results don't depend on it")
     parser.add_argument("--recipe", default="default", choices=tuple(train.RECIPES))
     parser.add_argument("--batch", type=int, help="images per step, instead of the recipe's")
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="of products on a GPU (default fp32)")
     parser.add_argument("--rate", type=float, help="highest learning rate, instead of the recipe's")
     parser.add_argument("--rates", metavar="EPOCH:RATE,...", help="learning rates by hand, such as 0:0.01,30:0.001")
     parser.add_argument("--checkpoint-every", type=int, default=1, metavar="N", help="epochs between checkpoints")
@@ -47,6 +48,8 @@ def main() -> None:
     _cli.check_counts(args, "epochs", "checkpoint_every", "threads", "batch")
     recipe, keep = chosen_recipe(args), epoch_list(args.keep)
     device = find_device(args.device)
+    if device == "cpu" and args.precision != "fp32":
+        raise ValueError(f"--precision {args.precision} is for a GPU; the CPU has fp32")
     before = weights.load(args.out) if args.resume and args.out.exists() else None
     if before is not None:
         check_same(args, before, recipe)
@@ -97,7 +100,7 @@ def main() -> None:
 
 def chosen_recipe(args: argparse.Namespace) -> train.Recipe:
     """The recipe with what the command line changes in it."""
-    recipe = train.RECIPES[args.recipe]
+    recipe = replace(train.RECIPES[args.recipe], precision=args.precision)
     if args.batch is not None:
         recipe = replace(recipe, batch=args.batch)
     if args.rate is not None:

@@ -10,15 +10,17 @@ __device__ __forceinline__ float luma(const unsigned char* pixel)
 // rows (K, S): the grey of each row of the box, summed.
 extern "C" __global__ void grey_rows(
     const unsigned char* __restrict__ pixels, const int* __restrict__ of, const int* __restrict__ box,
-    float* __restrict__ rows, int side)
+    float* __restrict__ rows, int count, int side)
 {
-    int row = blockIdx.x * blockDim.x + threadIdx.x, k = blockIdx.y;
-    const int* b = box + 4 * k;
-    if (row >= b[2]) return;
-    const unsigned char* line = pixels + (((long long)of[k] * side + b[0] + row) * side + b[1]) * 3;
-    float sum = 0;
-    for (int col = 0; col < b[3]; col++) sum += luma(line + 3 * col);
-    rows[k * side + row] = sum;
+    int row = blockIdx.x * blockDim.x + threadIdx.x;
+    for (int k = blockIdx.y; k < count; k += gridDim.y) {
+        const int* b = box + 4 * k;
+        if (row >= b[2]) continue;
+        const unsigned char* line = pixels + (((long long)of[k] * side + b[0] + row) * side + b[1]) * 3;
+        float sum = 0;
+        for (int col = 0; col < b[3]; col++) sum += luma(line + 3 * col);
+        rows[k * side + row] = sum;
+    }
 }
 
 // grey (K): the mean over the box.
@@ -59,30 +61,32 @@ struct Taps {
 extern "C" __global__ void crops(
     const unsigned char* __restrict__ pixels, const int* __restrict__ of, const int* __restrict__ box,
     const unsigned char* __restrict__ mirror, const float* __restrict__ colour, const float* __restrict__ grey,
-    const float* __restrict__ mean, float* __restrict__ x, int side, int size, int jitter, float scale)
+    const float* __restrict__ mean, float* __restrict__ x, int count, int side, int size, int jitter, float scale)
 {
-    int at = blockIdx.x * blockDim.x + threadIdx.x, k = blockIdx.y;
+    int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= size * size) return;
     int row = at / size, col = at % size;
-    const int* b = box + 4 * k;
-    const unsigned char* image = pixels + (long long)of[k] * side * side * 3;
-    float brightness = colour[3 * k], contrast = colour[3 * k + 1], saturation = colour[3 * k + 2];
-    Taps down(row, b[2], size), across(col, b[3], size);
-    float total[3] = {0, 0, 0};
-    for (int i = down.first; i < down.last; i++)
-        for (int j = across.first; j < across.last; j++) {
-            float weight = down.weight(i) / down.sum * (across.weight(j) / across.sum);
-            int cell = ((b[0] + i) * side + b[1] + j) * 3;
-            float gain = 1, level = 0;
-            if (jitter) {
-                gain = contrast * saturation;
-                level = contrast * (1 - saturation) * luma(image + cell) + (1 - contrast) * grey[k];
+    for (int k = blockIdx.y; k < count; k += gridDim.y) {
+        const int* b = box + 4 * k;
+        const unsigned char* image = pixels + (long long)of[k] * side * side * 3;
+        float brightness = colour[3 * k], contrast = colour[3 * k + 1], saturation = colour[3 * k + 2];
+        Taps down(row, b[2], size), across(col, b[3], size);
+        float total[3] = {0, 0, 0};
+        for (int i = down.first; i < down.last; i++)
+            for (int j = across.first; j < across.last; j++) {
+                float weight = down.weight(i) / down.sum * (across.weight(j) / across.sum);
+                int cell = ((b[0] + i) * side + b[1] + j) * 3;
+                float gain = 1, level = 0;
+                if (jitter) {
+                    gain = contrast * saturation;
+                    level = contrast * (1 - saturation) * luma(image + cell) + (1 - contrast) * grey[k];
+                }
+                for (int c = 0; c < 3; c++) {
+                    float value = jitter ? brightness * (image[cell + c] * gain + level) : image[cell + c];
+                    total[c] += weight * (value - mean[cell + c]);
+                }
             }
-            for (int c = 0; c < 3; c++) {
-                float value = jitter ? brightness * (image[cell + c] * gain + level) : image[cell + c];
-                total[c] += weight * (value - mean[cell + c]);
-            }
-        }
-    float* out = x + (((long long)k * size + row) * size + (mirror[k] ? size - 1 - col : col)) * 3;
-    for (int c = 0; c < 3; c++) out[c] = total[c] * scale;
+        float* out = x + (((long long)k * size + row) * size + (mirror[k] ? size - 1 - col : col)) * 3;
+        for (int c = 0; c < 3; c++) out[c] = total[c] * scale;
+    }
 }

@@ -40,10 +40,10 @@ def crops(pixels: Array, of: np.ndarray, draws: Draws, *, size: int, mean: Array
     colour, x = put(draws.colour, "float32"), empty((m, size, size, 3), mean)
     rows, grey = empty((m, side) if jitter else (1, 1), mean), empty((m,), mean)
     if jitter:
-        start("crops", "grey_rows", side, m, pixels, images, box, rows, side, dtype="float32")
+        start("crops", "grey_rows", side, m, pixels, images, box, rows, m, side, dtype="float32")
         start("crops", "grey_mean", m, 1, rows, box, grey, m, side, dtype="float32")
     start(
         "crops", "crops", size * size, m,
-        pixels, images, box, mirror, colour, grey, mean, x, side, size, jitter, float(scale), dtype="float32",
+        pixels, images, box, mirror, colour, grey, mean, x, m, side, size, jitter, float(scale), dtype="float32",
     )  # fmt: skip
     return x

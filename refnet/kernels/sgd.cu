@@ -19,12 +19,14 @@ extern "C" __global__ void square_sums(const T* __restrict__ w, T* __restrict__ 
 {
     int m = blockIdx.x * blockDim.x + threadIdx.x;
     if (m >= columns) return;
-    T sum = 0;
-    for (int row = blockIdx.y * height; row < min((int)(blockIdx.y + 1) * height, rows); row++) {
-        T value = w[(long long)row * columns + m];
-        sum += value * value;
+    for (int i = blockIdx.y; i * height < rows; i += gridDim.y) {
+        T sum = 0;
+        for (int row = i * height; row < min((i + 1) * height, rows); row++) {
+            T value = w[(long long)row * columns + m];
+            sum += value * value;
+        }
+        part[i * columns + m] = sum;
     }
-    part[blockIdx.y * columns + m] = sum;
 }
 
 // w (rows, M): each filter m whose RMS exceeds `clip` is scaled back to it; over (M) says which.

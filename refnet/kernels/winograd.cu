@@ -131,56 +131,60 @@ extern "C" __global__ void outputs_adjoint(
 extern "C" __global__ void filters(
     const T* __restrict__ w, T* __restrict__ u, int size, int channels, int count, int stride, int flip)
 {
-    int m = blockIdx.x * blockDim.x + threadIdx.x, k = blockIdx.y, maps = stride * stride * channels;
+    int m = blockIdx.x * blockDim.x + threadIdx.x, maps = stride * stride * channels;
     if (m >= count) return;
-    int c = k % channels, si = k / channels / stride, sj = k / channels % stride;
-    T half[6][3];
-    #pragma unroll
-    for (int j = 0; j < 3; j++) {
-        T line[3];
-        int col = cell(flip ? 2 - j : j, sj, stride, 0);
+    for (int k = blockIdx.y; k < maps; k += gridDim.y) {
+        int c = k % channels, si = k / channels / stride, sj = k / channels % stride;
+        T half[6][3];
         #pragma unroll
-        for (int i = 0; i < 3; i++) {
-            int row = cell(flip ? 2 - i : i, si, stride, 0);
-            line[i] = row < size && col < size ? w[(((long long)row * size + col) * channels + c) * count + m] : T(0);
+        for (int j = 0; j < 3; j++) {
+            T line[3];
+            int col = cell(flip ? 2 - j : j, sj, stride, 0);
+            #pragma unroll
+            for (int i = 0; i < 3; i++) {
+                int row = cell(flip ? 2 - i : i, si, stride, 0);
+                line[i] = row < size && col < size ? w[(((long long)row * size + col) * channels + c) * count + m] : T(0);
+            }
+            #pragma unroll
+            for (int a = 0; a < 6; a++) half[a][j] = G[a][0] * line[0] + G[a][1] * line[1] + G[a][2] * line[2];
         }
         #pragma unroll
-        for (int a = 0; a < 6; a++) half[a][j] = G[a][0] * line[0] + G[a][1] * line[1] + G[a][2] * line[2];
+        for (int a = 0; a < 6; a++)
+            #pragma unroll
+            for (int b = 0; b < 6; b++)
+                u[((long long)(6 * a + b) * maps + k) * count + m] =
+                    G[b][0] * half[a][0] + G[b][1] * half[a][1] + G[b][2] * half[a][2];
     }
-    #pragma unroll
-    for (int a = 0; a < 6; a++)
-        #pragma unroll
-        for (int b = 0; b < 6; b++)
-            u[((long long)(6 * a + b) * maps + k) * count + m] =
-                G[b][0] * half[a][0] + G[b][1] * half[a][1] + G[b][2] * half[a][2];
 }
 
 // dw (K, K, C, M): G' u G of u (36, stride^2 C, M), the adjoint of `filters`.
 extern "C" __global__ void filters_adjoint(
     const T* __restrict__ u, T* __restrict__ dw, int size, int channels, int count, int stride)
 {
-    int m = blockIdx.x * blockDim.x + threadIdx.x, k = blockIdx.y, maps = stride * stride * channels;
+    int m = blockIdx.x * blockDim.x + threadIdx.x, maps = stride * stride * channels;
     if (m >= count) return;
-    int c = k % channels, si = k / channels / stride, sj = k / channels % stride;
-    T half[3][6];
-    #pragma unroll
-    for (int b = 0; b < 6; b++)
+    for (int k = blockIdx.y; k < maps; k += gridDim.y) {
+        int c = k % channels, si = k / channels / stride, sj = k / channels % stride;
+        T half[3][6];
         #pragma unroll
-        for (int i = 0; i < 3; i++) {
-            T sum = 0;
+        for (int b = 0; b < 6; b++)
             #pragma unroll
-            for (int a = 0; a < 6; a++)
-                if (G[a][i] != 0) sum += G[a][i] * u[((long long)(6 * a + b) * maps + k) * count + m];
-            half[i][b] = sum;
-        }
-    #pragma unroll
-    for (int i = 0; i < 3; i++)
+            for (int i = 0; i < 3; i++) {
+                T sum = 0;
+                #pragma unroll
+                for (int a = 0; a < 6; a++)
+                    if (G[a][i] != 0) sum += G[a][i] * u[((long long)(6 * a + b) * maps + k) * count + m];
+                half[i][b] = sum;
+            }
         #pragma unroll
-        for (int j = 0; j < 3; j++) {
-            T sum = 0;
+        for (int i = 0; i < 3; i++)
             #pragma unroll
-            for (int b = 0; b < 6; b++) if (G[b][j] != 0) sum += G[b][j] * half[i][b];
-            int row = cell(i, si, stride, 0), col = cell(j, sj, stride, 0);
-            if (row < size && col < size) dw[(((long long)row * size + col) * channels + c) * count + m] = sum;
-        }
+            for (int j = 0; j < 3; j++) {
+                T sum = 0;
+                #pragma unroll
+                for (int b = 0; b < 6; b++) if (G[b][j] != 0) sum += G[b][j] * half[i][b];
+                int row = cell(i, si, stride, 0), col = cell(j, sj, stride, 0);
+                if (row < size && col < size) dw[(((long long)row * size + col) * channels + c) * count + m] = sum;
+            }
+    }
 }

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -26,12 +27,13 @@ def array_module(*arrays: Array | None) -> ModuleType:
     TypeError
         If they mix the two, or if something else than an array is among them.
     """
-    kinds = {type(a).__module__.partition(".")[0]: a for a in arrays if a is not None}
-    if kinds.keys() <= {"numpy"}:
+    kinds: set[Any] = {type(a) for a in arrays if a is not None}
+    packages = {_package(kind) for kind in kinds}
+    if packages <= {"numpy"}:
         return np
-    if kinds.keys() == {"cupy"}:
+    if packages == {"cupy"}:
         return sys.modules["cupy"]
-    names = " and ".join(f"{type(a).__module__}.{type(a).__name__}" for a in kinds.values())
+    names = " and ".join(f"{kind.__module__}.{kind.__name__}" for kind in sorted(kinds, key=str, reverse=True))
     raise TypeError(f"arrays of {names}: they must all be numpy or all cupy; move them with to_device or to_host")
 
 
@@ -39,10 +41,19 @@ def check_same_dtype(operation: str, **arrays: Array | None) -> ModuleType:
     """`array_module` of the named arrays; TypeError unless they share float32 or float64."""
     xp = array_module(*arrays.values())
     dtypes = {name: a.dtype for name, a in arrays.items() if a is not None}
-    if len(set(dtypes.values())) > 1 or not {d.name for d in dtypes.values()} <= {"float32", "float64"}:
+    if not any(all(dtype == each for dtype in dtypes.values()) for each in _FLOATS):
         got = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
         raise TypeError(f"{operation}: got {got}; all must be float32 or all float64")
     return xp
+
+
+_FLOATS = np.dtype("float32"), np.dtype("float64")
+
+
+@cache
+def _package(kind: Any) -> str:
+    """The package that a type is from, so that arrays need no isinstance of what may not be installed."""
+    return kind.__module__.partition(".")[0]
 
 
 def find_device(wanted: str) -> str:

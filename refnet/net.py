@@ -131,7 +131,7 @@ def predict(
         If dtypes or backends differ.
     """
     arch = arch if stop is None else arch.upto(stop)
-    return _run(arch, params, x, _plan(arch, x), keep=False, draw=None, watch=watch, threads=threads)[0]
+    return _run(arch, params, x, _plan(arch, x), keep=False, masks=None, watch=watch, threads=threads)[0]
 
 
 def forward(
@@ -149,15 +149,17 @@ def forward(
     the trace is used; ``y`` may. Raises as `predict` does.
     """
     arch = arch if stop is None else arch.upto(stop)
-    plan, draw = _plan(arch, x), None if rng is None else partial(_mask, arch.shapes(), x, rng)
-    y, kept = _run(arch, params, x, plan, keep=True, draw=draw, watch=None, threads=threads)
+    plan, masks = _plan(arch, x), None if rng is None else parallel.begin(partial(_masks, arch, x, rng))
+    y, kept = _run(arch, params, x, plan, keep=True, masks=masks, watch=None, threads=threads)
     return y, Trace(arch, len(x), plan, kept, x[:0], threads)
 
 
-def _mask(shapes: dict[str, Shape], x: Array, rng: np.random.Generator, layer: Dropout) -> Array:
-    """A mask of dropout for images x, drawn on the host."""
-    mask = dropout_mask((len(x), *shapes[layer.name]), rate=layer.rate, rng=rng, dtype=x.dtype)
-    return mask if array_module(x) is np else to_device(mask, "cuda")
+def _masks(arch: Arch, x: Array, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The masks of dropout for images x, drawn on the host."""
+    layers, shapes = [each for each in arch.layers if isinstance(each, Dropout)], arch.shapes()
+    return {
+        each.name: dropout_mask((len(x), *shapes[each.name]), rate=each.rate, rng=rng, dtype=x.dtype) for each in layers
+    }
 
 
 def backward(trace: Trace, params: Params, dy: Array, *, input_grad: bool = True) -> tuple[Array | None, Params]:
@@ -276,11 +278,11 @@ def _run(
     plan: list[Stage],
     *,
     keep: bool,
-    draw: Callable[[Dropout], Array] | None,
+    masks: Callable[[], dict[str, np.ndarray]] | None,
     watch: Watch | None,
     threads: int | None,
 ) -> tuple[Array, list[list[dict[str, Kept]]]]:
-    """Output, and what the stages' slices keep. ``draw`` gives the masks of dropout."""
+    """Output, and what the stages' slices keep. ``masks`` waits for those of dropout."""
     if x.ndim != 4 or x.shape[1:] != arch.input:
         raise ValueError(f"{arch.name}: x is {x.shape}, it needs (N, {', '.join(map(str, arch.input))})")
     shapes = arch.shapes()
@@ -293,15 +295,17 @@ def _run(
         handed_on = len(stage.slices) == 1 and not leaves
         y = x if handed_on else empty((len(x), *shapes[last.name]), x)
         inner = stage.inner_threads(threads)
-        # Drawn only now: on a GPU the stages before are still under way.
-        masks = {each.name: draw(each) for each in stage.layers if isinstance(each, Dropout)} if draw else {}
+        # Asked for only now: they are drawn while the stages before are under way.
+        mine: dict[str, Array] = masks() if masks and any(isinstance(each, Dropout) for each in stage.layers) else {}
+        if array_module(x) is not np:
+            mine = {each.name: to_device(mine[each.name], "cuda") for each in stage.layers if each.name in mine}
 
         def climb_slice(images: slice) -> tuple[Array, dict[str, Kept]]:
             maps, out, kept = x[images], None, {}
             for layer in stage.layers:
                 if layer is last and not handed_on and not (keep and leaves):
                     out = y[images]
-                mask = masks[layer.name][images] if layer.name in masks else None
+                mask = mine[layer.name][images] if layer.name in mine else None
                 with naming(layer):
                     p = params.get(layer.name, {})
                     maps, arrays = forward_layer(layer, p, maps, mask=mask, keep=keep, out=out, threads=inner)

@@ -55,6 +55,11 @@ def run(
             raise
 
 
+def begin(work: Callable[[], Result]) -> Callable[[], Result]:
+    """Start ``work`` on a thread of its own; what is returned waits for its result."""
+    return _pool(1).submit(work).result
+
+
 @cache
 def _pool(threads: int) -> Executor:
     return ThreadPoolExecutor(threads, thread_name_prefix="refnet")

@@ -19,7 +19,7 @@ from refnet.backend import PRECISIONS, Array, precision, to_device
 from refnet.datasets import Dataset
 from refnet.evaluate import probabilities, score
 from refnet.images import Augment
-from refnet.ops.loss import cross_entropy
+from refnet.layers import operations
 from refnet.weights import Checkpoint
 
 
@@ -171,7 +171,7 @@ def step(
     with precision(recipe.precision):
         y, trace = net.forward(arch, params, x, rng=rng, threads=threads)
         correct = (y.argmax(axis=1) == labels).sum()
-        loss, dy = cross_entropy(y, labels)
+        loss, dy = operations(y).cross_entropy(y, labels)
         if not math.isfinite(loss):
             return loss, 0, 0
         _, grads = net.backward(trace, params, dy, input_grad=False)

@@ -1,5 +1,7 @@
 """Softmax and its cross-entropy."""
 
+from types import ModuleType
+
 from refnet.backend import Array, array_module, check_same_dtype, to_host
 
 
@@ -33,12 +35,7 @@ def cross_entropy(y: Array, labels: Array) -> tuple[float, Array]:
     TypeError
         If ``y`` is neither float32 nor float64 or the backends differ.
     """
-    check_same_dtype("cross_entropy", y=y)
-    xp = array_module(y, labels)
-    if y.ndim != 2 or labels.shape != (len(y),) or len(y) == 0:
-        raise ValueError(f"cross_entropy: y is {y.shape} and labels {labels.shape}; it needs (N, C) and (N,), N > 0")
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"cross_entropy: labels are {labels.dtype}, they must be integers")
+    xp = check_labels(y, labels)
     y, rows = xp.ascontiguousarray(y), xp.arange(len(y))
     shifted = y - y.max(axis=1, keepdims=True)
     log_p = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
@@ -47,6 +44,22 @@ def cross_entropy(y: Array, labels: Array) -> tuple[float, Array]:
     dy /= len(y)
     # One look at the device: each one waits until everything before has been done.
     mean, fit = to_host(xp.stack([log_p[rows, inside].mean(), (labels == inside).all().astype(y.dtype)])).tolist()
+    check_range(y, labels, fit)
+    return -mean, dy
+
+
+def check_labels(y: Array, labels: Array) -> ModuleType:
+    """The arrays' module, if labels and logits fit each other but for the labels' range."""
+    check_same_dtype("cross_entropy", y=y)
+    xp = array_module(y, labels)
+    if y.ndim != 2 or labels.shape != (len(y),) or len(y) == 0:
+        raise ValueError(f"cross_entropy: y is {y.shape} and labels {labels.shape}; it needs (N, C) and (N,), N > 0")
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: labels are {labels.dtype}, they must be integers")
+    return xp
+
+
+def check_range(y: Array, labels: Array, fit: bool) -> None:
+    """ValueError unless the labels fit the classes."""
     if not fit:
         raise ValueError(f"cross_entropy: labels run from {labels.min()} to {labels.max()}, classes to {y.shape[1]}")
-    return -mean, dy

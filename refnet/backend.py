@@ -53,7 +53,8 @@ _FLOATS = np.dtype("float32"), np.dtype("float64")
 @cache
 def _package(kind: Any) -> str:
     """The package that a type is from, so that arrays need no isinstance of what may not be installed."""
-    return kind.__module__.partition(".")[0]
+    package: str = kind.__module__.partition(".")[0]
+    return package
 
 
 def find_device(wanted: str) -> str:

@@ -12,7 +12,7 @@ What CuPy does was read in its sources (cupy/_core/core.pyx, _routines_indexing.
 
 import numpy as np
 
-from . import _memory
+from . import _memory, _names
 
 _PYTHON_SCALARS = (bool, int, float, complex)
 
@@ -88,7 +88,7 @@ def _view(name):
     return apply
 
 
-def _reduction(name, *parameters):
+def _method(name, *parameters):
     """A method with CuPy's parameters, which are fewer than NumPy's."""
 
     def apply(self, *args, **kwargs):
@@ -96,7 +96,8 @@ def _reduction(name, *parameters):
             raise TypeError(f"{name}() takes {', '.join(parameters)}")
         given = dict(zip(parameters, args, strict=False)) | kwargs
         out = given.pop("out", None)
-        result = getattr(self._host, name)(**given)
+        with np.errstate(all="ignore"):
+            result = getattr(self._host, name)(**given)
         if out is None:
             return new(result)
         array_only(out)[...] = result
@@ -126,6 +127,11 @@ class ndarray:
         array = ndarray.__new__(ndarray)
         array._mem, array._host = self._mem, values
         return array
+
+    def __getattr__(self, name):
+        if name in _names.NDARRAY:
+            raise NotImplementedError(f"cupy.ndarray.{name} is not in the stand-in yet")
+        raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
 
     # --- what it is
 
@@ -254,16 +260,17 @@ class ndarray:
         """Indices of what is not zero."""
         return tuple(map(new, self._host.nonzero()))
 
-    # --- reductions
+    # --- values
 
-    sum = _reduction("sum", "axis", "dtype", "out", "keepdims")
-    mean = _reduction("mean", "axis", "dtype", "out", "keepdims")
-    max = _reduction("max", "axis", "out", "keepdims")
-    min = _reduction("min", "axis", "out", "keepdims")
-    any = _reduction("any", "axis", "out", "keepdims")
-    all = _reduction("all", "axis", "out", "keepdims")
-    argmax = _reduction("argmax", "axis", "out", "dtype", "keepdims")
-    argmin = _reduction("argmin", "axis", "out", "dtype", "keepdims")
+    clip = _method("clip", "min", "max", "out")
+    sum = _method("sum", "axis", "dtype", "out", "keepdims")
+    mean = _method("mean", "axis", "dtype", "out", "keepdims")
+    max = _method("max", "axis", "out", "keepdims")
+    min = _method("min", "axis", "out", "keepdims")
+    any = _method("any", "axis", "out", "keepdims")
+    all = _method("all", "axis", "out", "keepdims")
+    argmax = _method("argmax", "axis", "out", "dtype", "keepdims")
+    argmin = _method("argmin", "axis", "out", "dtype", "keepdims")
 
     __neg__, __abs__, __invert__ = _unary("negative"), _unary("absolute"), _unary("invert")
 

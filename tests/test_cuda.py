@@ -5,12 +5,17 @@ what CuPy refuses, and runs the kernels' sources on the CPU.
 """
 
 import importlib
+import os
+import subprocess
+import sys
 from dataclasses import astuple, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import DTYPES, assert_close, standin_for_cupy
 from fixtures import FLAT, OBLONG, assert_near, bits, checkpoint_of, drawn, images_for, noise, params_of, signal_for
+from PIL import Image
 
 from refnet import backend, datasets, deconv, evaluate, images, models, net, occlusion, sgd, train
 from refnet.experiments import fig2
@@ -417,3 +422,24 @@ def test_a_training():
     assert (got.epoch, got.finished, got.history.keys()) == (2, True, want.history.keys())
     for name in ("train_loss", "val_loss", "train_top1", "val_top1", "clipped"):
         assert got.history[name] == pytest.approx(want.history[name], rel=1e-4), name
+
+
+def test_the_commands(cupy, tmp_path):
+    tools, home = Path(train.__file__).parents[1] / "tools", str(Path(cupy.__file__).parents[1])
+    for i, pixels in enumerate(noise(16, side=32)):
+        folder = tmp_path / "data" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+
+    def run(name, *args):
+        command = [sys.executable, tools / name, *args, "--data", tmp_path / "data"]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": home})
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    out = tmp_path / "tiny.h5"
+    said = run("train.py", "--arch", "tiny", "--epochs", "1", "--batch", "4", "--device", "cuda", "--out", out)
+    assert "on cuda" in said
+    assert run("evaluate.py", out, "--device", "cuda") == run("evaluate.py", out, "--device", "cpu")
+    run("visualize.py", out, "--device", "cuda", "--maps", "2", "--out", tmp_path / "sheet")
+    assert (tmp_path / "sheet" / "features.png").exists()

@@ -52,22 +52,27 @@ def test_it_has_only_names_that_cupy_has(cupy):
 def test_the_names_are_those_of_cupy_where_it_is_installed(cupy):
     code = """
 import cupy, inspect, json, sys
-wanted = json.loads(sys.argv[1])
+wanted, cuda, runtime, device = json.loads(sys.argv[1])
+missing = [name for name in cuda if name not in dir(cupy.cuda) and name not in ("cublas", "nvrtc")]  # loaded when used
+missing += [name for name in runtime if not hasattr(cupy.cuda.runtime, name)]
+missing += [name for name in device if not hasattr(cupy.cuda.device, name)]
 public = lambda names: sorted(name for name in names if not name.startswith("_"))
 ufuncs = [name for name in dir(cupy) if isinstance(getattr(cupy, name), cupy.ufunc)]
 parameters = {name: list(inspect.signature(getattr(cupy, name)).parameters) for name in wanted if name != "matmul"}
-print(json.dumps([cupy.__version__, public(dir(cupy)), public(ufuncs), public(dir(cupy.ndarray)), parameters]))
+print(json.dumps([cupy.__version__, public(dir(cupy)), public(ufuncs), public(dir(cupy.ndarray)), parameters, missing]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(list(functions(cupy)))], capture_output=True, text=True
-    )
+    cuda = [list(public(vars(each))) for each in (cupy.cuda, cupy.cuda.runtime, cupy.cuda.device)]
+    wanted = json.dumps([list(functions(cupy)), *cuda])
+    done = subprocess.run([sys.executable, "-c", code, wanted], capture_output=True, text=True)
     if done.returncode and "No module named 'cupy'" in done.stderr:
         pytest.skip("CuPy is not installed")
-    version, module, ufuncs, ndarray, parameters = json.loads(done.stdout)
+    assert not done.returncode, done.stderr
+    version, module, ufuncs, ndarray, parameters, missing = json.loads(done.stdout)
     names = sys.modules["cupy._names"]
     if version == names.VERSION:
         assert (set(module), set(ufuncs), set(ndarray)) == (names.MODULE, names.UFUNCS, names.NDARRAY)
     assert {name: each for name, each in functions(cupy).items() if name != "matmul"} == parameters
+    assert missing == []
 
 
 # ------------------------------------------------------------------------------------- arrays refuse to mix

@@ -1,10 +1,10 @@
 """One device that does everything at once: streams and events are there, and do nothing."""
 
-from types import SimpleNamespace
+from types import SimpleNamespace as _Names
 
 from . import cublas
 
-__all__ = ["cublas", "device", "runtime"]
+__all__ = ["cublas", "device", "nvrtc", "runtime"]
 
 
 class Device:
@@ -85,7 +85,7 @@ def alloc_pinned_memory(size):
     return memoryview(bytearray(size))
 
 
-runtime = SimpleNamespace(
+runtime = _Names(
     CUDA_R_32F=cublas.CUDA_R_32F,
     CUDA_R_64F=cublas.CUDA_R_64F,
     getDevice=lambda: 0,
@@ -97,4 +97,5 @@ runtime = SimpleNamespace(
     runtimeGetVersion=lambda: 12080,
     memGetInfo=lambda: (8 << 30, 8 << 30),
 )
-device = SimpleNamespace(get_cublas_handle=lambda: 0, Device=Device)
+nvrtc = _Names(getVersion=lambda: (12, 8))
+device = _Names(get_cublas_handle=lambda: 0, Device=Device)

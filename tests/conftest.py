@@ -1,9 +1,13 @@
-"""What the tests share: oracles, closeness, memory layouts, numeric gradients, threads, and an array like CuPy's."""
+"""What the tests share: oracles, closeness, memory layouts, numeric gradients, threads, and what stands in for CuPy."""
 
 import importlib
 import os
+import shutil
+import sys
 import threading
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,6 +173,27 @@ def restless_threads():
     threading.settrace(trace)
     yield
     threading.settrace(None)
+
+
+@contextmanager
+def standin_for_cupy():
+    """Inside, `import cupy` gives tests/standin/cupy; skips the test, or fails in CI, where its kernels need a g++."""
+    if not shutil.which("g++"):
+        assert os.environ.get("REFNET_ORACLES") != "1", "the stand-in for CuPy needs g++"
+        pytest.skip("the stand-in for CuPy needs g++")
+
+    def loaded():
+        return [name for name in sys.modules if name.partition(".")[0] == "cupy"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in loaded():
+            patch.delitem(sys.modules, name)
+        patch.setattr(sys, "path", [str(Path(__file__).with_name("standin")), *sys.path])
+        try:
+            yield importlib.import_module("cupy")
+        finally:
+            for name in loaded():
+                del sys.modules[name]
 
 
 class CupyArray:

@@ -27,13 +27,13 @@ def array_module(*arrays: Array | None) -> ModuleType:
     TypeError
         If they mix the two, or if something else than an array is among them.
     """
-    kinds: set[Any] = {type(a) for a in arrays if a is not None}
+    kinds: dict[Any, None] = dict.fromkeys(type(a) for a in arrays if a is not None)
     packages = {_package(kind) for kind in kinds}
     if packages <= {"numpy"}:
         return np
     if packages == {"cupy"}:
         return sys.modules["cupy"]
-    names = " and ".join(f"{kind.__module__}.{kind.__name__}" for kind in sorted(kinds, key=str, reverse=True))
+    names = " and ".join(f"{kind.__module__}.{kind.__name__}" for kind in kinds)
     raise TypeError(f"arrays of {names}: they must all be numpy or all cupy; move them with to_device or to_host")
 
 

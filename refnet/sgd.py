@@ -63,7 +63,10 @@ def step(
         for w, g, v, how in work:
             twin = kernels.update if w.flags.c_contiguous and v.flags.c_contiguous else update
             twin(w, g, v, rate=rate, momentum=momentum, decay=how)
-        return {name: kernels.clip_filters(w, clip) for name, w in filters.items()} if clip is not None else {}
+        if clip is None:
+            return {}
+        twins = {name: kernels.clip_filters if w.flags.c_contiguous else clip_filters for name, w in filters.items()}
+        return {name: twins[name](w, clip) for name, w in filters.items()}
 
     def update_block(block: tuple[Array, Array, Array, float]) -> None:
         w, g, v, decay = block

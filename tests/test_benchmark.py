@@ -14,8 +14,11 @@ from refnet import images, loader, models
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
+import _bench_cpu
+import _bench_cuda
+import _race
 import benchmark
-from benchmark import OURS, Disagreement, Options, Row, as_time, check_same, enter, per_second, race, versus
+from _race import OURS, Disagreement, Options, Row, as_time, check_same, enter, per_second, race, versus
 
 ROOT = Path(__file__).parents[1]
 TINY = models.TINY
@@ -24,7 +27,7 @@ QUICK = Options(threads=1, repeats=1, images=4, steps=1)
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
-    monkeypatch.setattr(benchmark, "PAUSE", 0)
+    monkeypatch.setattr(_race, "PAUSE", 0)
 
 
 @pytest.fixture
@@ -128,7 +131,7 @@ def test_different_results_are_not_raced(wrong):
 
 def test_a_training_step_is_three_forward_runs_but_for_the_first_layer():
     macs = models.ZFNET.macs()
-    assert benchmark.step_flops(models.ZFNET, 2) == 4 * (3 * 1_168_032_896 - macs["conv1"])
+    assert _race.step_flops(models.ZFNET, 2) == 4 * (3 * 1_168_032_896 - macs["conv1"])
     assert macs["conv1"] == 110 * 110 * 7 * 7 * 3 * 96
 
 
@@ -156,7 +159,7 @@ def test_mistakes_get_one_line_and_status_2():
 def test_list_names_every_part():
     status, out, _ = command("--list")
     assert status == 0
-    assert [text.split()[0] for text in out.splitlines()] == list(benchmark.PARTS)
+    assert [text.split()[0] for text in out.splitlines()] == list(_bench_cpu.PARTS)
 
 
 def test_the_report(tmp_path, monkeypatch, capsys):
@@ -184,11 +187,11 @@ def test_the_report(tmp_path, monkeypatch, capsys):
 def test_without_pytorch_ours_is_measured(monkeypatch):
     without(monkeypatch, "torch")
     parts = [
-        benchmark.inference(QUICK, arch=TINY, batch=2),
-        benchmark.training(QUICK, arch=TINY, batch=2),
-        benchmark.deconv_conv2(QUICK, arch=TINY),
-        benchmark.occlude(QUICK, arch=TINY, square=5, step=5),
-        benchmark.jpeg(QUICK, images=2),
+        _bench_cpu.inference(QUICK, arch=TINY, batch=2),
+        _bench_cpu.training(QUICK, arch=TINY, batch=2),
+        _bench_cpu.deconv_conv2(QUICK, arch=TINY),
+        _bench_cpu.occlude(QUICK, arch=TINY, square=5, step=5),
+        _bench_cpu.jpeg(QUICK, images=2),
     ]
     rows = [row for part in parts for row in part]
     assert len(rows) == 3 + 2 + 1 + 2 + 1
@@ -204,7 +207,7 @@ def test_one_missing_package_costs_one_contender(monkeypatch, peers, package):
     pytest.importorskip("onnxruntime")
     without(monkeypatch, package)
     monkeypatch.setitem(sys.modules, "_peers", peers)
-    *eager, last = benchmark.inference(QUICK, arch=TINY, batch=2)
+    *eager, last = _bench_cpu.inference(QUICK, arch=TINY, batch=2)
     assert all(row.figure > 0 for row in eager)
     assert last.verdict == f"not measured: torch.compile: there is no C++ compiler; {package} is not installed"
 
@@ -213,28 +216,28 @@ def test_the_network_s_parts_agree_with_the_peers(peers):
     """All of them check that before they race."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    rows = [*benchmark.inference(QUICK, arch=TINY, batch=2), *benchmark.training(QUICK, arch=TINY, batch=2)]
+    rows = [*_bench_cpu.inference(QUICK, arch=TINY, batch=2), *_bench_cpu.training(QUICK, arch=TINY, batch=2)]
     assert [row.figure is None for row in rows] == [False, False, False, False, True]
     assert rows[2].peer.startswith("ONNX Runtime")
-    *_, conv2 = benchmark.deconv_conv2(QUICK, arch=TINY, sample=3)
-    assert set(conv2.times) == {OURS, *benchmark.CAPTUM} and "Captum timed on 3 maps" in conv2.note
-    sweep, error = benchmark.occlude(QUICK, arch=TINY, square=5, step=4, sample=7)
+    *_, conv2 = _bench_cpu.deconv_conv2(QUICK, arch=TINY, sample=3)
+    assert set(conv2.times) == {OURS, *_race.CAPTUM} and "Captum timed on 3 maps" in conv2.note
+    sweep, error = _bench_cpu.occlude(QUICK, arch=TINY, square=5, step=4, sample=7)
     assert "16 places" in sweep.what and "timed on 7 places" in sweep.note
     assert error.verdict.startswith("reached")
 
 
 def test_a_peer_that_computes_something_else_drops_out_and_its_row_says_so(monkeypatch, peers):
     right = peers.images
-    monkeypatch.setattr(peers, "images", lambda x, layout: 1.1 * right(x, layout))
-    row, *_ = benchmark.inference(QUICK, arch=TINY, batch=2)
+    monkeypatch.setattr(peers, "images", lambda x, layout, *device: 1.1 * right(x, layout, *device))
+    row, *_ = _bench_cpu.inference(QUICK, arch=TINY, batch=2)
     assert row.figure is None and "inference, PyTorch contiguous: the results differ" in row.verdict
-    row, *_ = benchmark.training(QUICK, arch=TINY, batch=2)
+    row, *_ = _bench_cpu.training(QUICK, arch=TINY, batch=2)
     assert row.figure is None and "of PyTorch contiguous: the results differ by" in row.verdict
 
 
 def test_the_dataloader_s_crops_are_refnet_s(peers):
     mean, side, size = np.full((48, 48, 3), 118, np.float32), 48, 40
-    with benchmark.photographs(QUICK, 3, side) as (data, files, whence):
+    with _bench_cpu.photographs(QUICK, 3, side) as (data, files, whence):
         assert whence == "3 drawn JPEGs of 500 x 375"
         ((x, _, _),) = loader.in_order(data, batch=3, size=size, mean=mean, scale=0.5)
         how = {"side": side, "size": size, "colour": mean[0, 0], "scale": 0.5}
@@ -251,17 +254,55 @@ def test_the_dataloader_s_crops_are_refnet_s(peers):
 
 
 def test_refnet_alone():
-    (flops,) = benchmark.flops(QUICK, arch=TINY, batch=2, n=64)
+    (flops,) = _bench_cpu.flops(QUICK, arch=TINY, batch=2, n=64)
     assert flops.unit == "%" and set(flops.times) == {OURS, "sgemm"}
-    (top9,) = benchmark.top9(QUICK, arch=TINY)
+    (top9,) = _bench_cpu.top9(QUICK, arch=TINY)
     assert "4 decoded images, relu1 to relu2" in top9.what and top9.at_most
-    batches, *threads = benchmark.growth(QUICK, arch=TINY, batches=(1, 2), batch=2)
+    batches, *threads = _bench_cpu.growth(QUICK, arch=TINY, batches=(1, 2), batch=2)
     assert batches.figure >= 1 and set(batches.times) == {"batch 1", "batch 2"}
     assert threads[0].target == 1.8
 
 
 def test_a_process_of_its_own_tells_its_peak(monkeypatch):
     without(monkeypatch, "torch")
-    against, slope = benchmark.memory(QUICK, arch=TINY, batches=(1, 2, 64))
+    against, slope = _bench_cpu.memory(QUICK, arch=TINY, batches=(1, 2, 64))
     assert against.verdict == "not measured: torch is not installed"
     assert 10 < against.times[OURS][0] < 1000 and len(slope.times) == 3
+
+
+# ------------------------------------------------------------------------------------------ the parts for a GPU
+
+BOTH = replace(QUICK, precisions=("fp32", "tf32"))  # on a CPU both are fp32
+
+
+def test_a_gpus_parts_agree_with_the_peers(peers):
+    rows = [*_bench_cuda.inference(BOTH, arch=TINY, batch=2), *_bench_cuda.training(BOTH, arch=TINY, batch=2)]
+    assert ["fp32" in row.what for row in rows] == [True, False, True, True, False, False]
+    assert all(row.figure > 0 for row in rows) and [row.unit for row in rows].count("%") == 2
+    (conv,) = _bench_cuda.deconv_conv5(BOTH, arch=TINY, layer="relu2", sample=3)
+    assert set(conv.times) == {OURS, *_race.CAPTUM} and conv.target == 10
+    marks = list(_bench_cuda.compiled(QUICK, arch=TINY, batch=2))
+    assert [row.verdict for row in marks] == ["not measured: torch.compile: there is no C++ compiler"] * 2
+
+
+def test_each_operation_of_a_step_and_its_floor():
+    first, *rows, last = _bench_cuda.operations(QUICK, arch=TINY, batch=2, n=64)
+    assert "TB/s copied" in first.what and last.what == "fp32: all"
+    names = [row.what.removeprefix("fp32: ") for row in rows]
+    assert names[:2] == ["conv1 forward", "relu1 forward"] and names[-1] == "update and clip"
+    walks = {way: [name.split()[0] for name in names if name.endswith(way)] for way in ("forward", "gradients", "back")}
+    everything = [layer.name for layer in TINY.layers]
+    assert walks["forward"] == everything and walks["back"] == everything[:0:-1]
+    assert walks["gradients"] == ["fc8", "fc6", "conv2", "conv1"]
+    assert all(row.figure > 0 for row in rows)
+
+
+def test_a_gpus_memory_is_asked_for_in_a_process_of_its_own(monkeypatch):
+    without(monkeypatch, "torch")
+    (row,) = _bench_cuda.memory(QUICK, arch=TINY, batch=2)
+    assert row.verdict == "not measured: torch is not installed" and row.times[OURS] == [0.0]
+
+
+def test_a_gpus_parts_need_one():
+    status, _, err = command("--device", "cuda", "inference")
+    assert status == 2 and "device cuda: no CUDA device answers through CuPy" in err

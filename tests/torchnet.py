@@ -61,7 +61,7 @@ def nchw(x: np.ndarray) -> Tensor:
 
 def nhwc(x: Tensor) -> np.ndarray:
     """Maps (N, C, H, W) of torch as an array (N, H, W, C); units (N, U) as they are."""
-    return (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).detach().numpy()
+    return (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).detach().cpu().numpy()
 
 
 def params_of(net: nn.Sequential, *, grad: bool = False) -> Params:
@@ -70,7 +70,7 @@ def params_of(net: nn.Sequential, *, grad: bool = False) -> Params:
     for name, module in net.named_children():
         if isinstance(module, nn.Conv2d | nn.Linear):
             w, b = (p.grad if grad else p.detach() for p in (module.weight, module.bias))
-            out[name] = {"w": (w.permute(2, 3, 1, 0) if w.ndim == 4 else w.T).numpy(), "b": b.numpy()}
+            out[name] = {"w": (w.permute(2, 3, 1, 0) if w.ndim == 4 else w.T).cpu().numpy(), "b": b.cpu().numpy()}
     return out
 
 

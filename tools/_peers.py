@@ -59,19 +59,29 @@ def quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def network(arch: Arch, params: Params, layout: str) -> nn.Sequential:
+def set_precision(name: str) -> None:
+    """Of products and convolutions on a GPU; cuDNN tries its algorithms and keeps the fastest."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+    torch.backends.cudnn.benchmark = True
+
+
+def network(arch: Arch, params: Params, layout: str, device: str = "cpu") -> nn.Sequential:
     """The tests' twin with parameters of its own: filters laid out as ``layout`` says, matrices (units, inputs)."""
     net = torchnet.build(arch, params)
     for module in net.children():
         for name, p in module.named_parameters(recurse=False):
-            own = p.detach().clone(memory_format=LAYOUTS[layout] if p.ndim == 4 else torch.contiguous_format)
+            own = (
+                p.detach()
+                .to(device, copy=True)
+                .clone(memory_format=LAYOUTS[layout] if p.ndim == 4 else torch.contiguous_format)
+            )
             setattr(module, name, nn.Parameter(own))
     return net
 
 
-def images(x: np.ndarray, layout: str) -> Tensor:
+def images(x: np.ndarray, layout: str, device: str = "cpu") -> Tensor:
     """refnet's images (N, H, W, C) as PyTorch's (N, C, H, W), in a layout."""
-    return laid_out(torchnet.nchw(x), layout)
+    return laid_out(torchnet.nchw(x).to(device), layout)
 
 
 def laid_out(x: Tensor, layout: str) -> Tensor:
@@ -96,9 +106,11 @@ def first(run: Callable[[], Result]) -> Result:
 # --------------------------------------------------------------------------------------------------- inference
 
 
-def predictor(arch: Arch, params: Params, x: np.ndarray, layout: str, *, compile: bool = False) -> Callable[[], Tensor]:
+def predictor(
+    arch: Arch, params: Params, x: np.ndarray, layout: str, *, compile: bool = False, device: str = "cpu"
+) -> Callable[[], Tensor]:
     """The logits of x, in evaluation mode and without autograd."""
-    net, tensor = network(arch, params, layout), images(x, layout)
+    net, tensor = network(arch, params, layout, device), images(x, layout, device)
     if compile:
         net = compiled(net)
 
@@ -139,9 +151,17 @@ class Trainer:
     """Training steps by refnet's recipe, with PyTorch's fused SGD, its fastest on a CPU."""
 
     def __init__(
-        self, arch: Arch, params: Params, layout: str, *, recipe: Recipe, rate: float, compile: bool = False
+        self,
+        arch: Arch,
+        params: Params,
+        layout: str,
+        *,
+        recipe: Recipe,
+        rate: float,
+        compile: bool = False,
+        device: str = "cpu",
     ) -> None:
-        self.net, self.clip = network(arch, params, layout), recipe.clip
+        self.net, self.clip = network(arch, params, layout, device), recipe.clip
         # Layouts that Inductor chooses give gradients of 0 below a convolution, relu and pool (PyTorch 2.13, CPU).
         self.forward = compiled(self.net, layout_optimization=False) if compile else self.net
         weights, biases = (
@@ -175,11 +195,13 @@ class Trainer:
 # ----------------------------------------------------------------------------------------- deconvnet, occlusion
 
 
-def deconvolution(arch: Arch, params: Params, x: np.ndarray, layout: str) -> Callable[[tuple[int, int, int]], Floats]:
+def deconvolution(
+    arch: Arch, params: Params, x: np.ndarray, layout: str, *, device: str = "cpu"
+) -> Callable[[tuple[int, int, int]], Floats]:
     """Captum's deconvnet for one image x (1, H, W, C): (row, column, map) of the last layer, from 1, to (H, W, C)."""
     from captum.attr import NeuronDeconvolution
 
-    net, image = network(arch, params, layout), images(x, layout).requires_grad_()
+    net, image = network(arch, params, layout, device), images(x, layout, device).requires_grad_()
     captum = NeuronDeconvolution(net, net[-1])
 
     def attribute(cell: tuple[int, int, int]) -> Floats:

@@ -236,6 +236,8 @@ def test_arrays_that_a_gpu_would_read_as_garbage_are_refused(cupy, kernel):
 
 @pytest.mark.parametrize("shift", [1, -1])
 def test_writing_beyond_an_array_is_noticed(cupy, kernel, shift):
+    with pytest.raises(MemoryError, match="scale wrote beyond"):  # NaN read beyond x, written beyond y
+        kernel("scale", (7,), (1,), *arguments(cupy, n=np.int32(7)))
     with pytest.raises(MemoryError, match="scale wrote beyond an array of 24 bytes"):
         kernel("scale", (3,), (2,), *arguments(cupy, shift=np.int64(shift)))
 

@@ -1,30 +1,36 @@
 """Memory of the device: what was not written yet is NaN or 255, and what is written beyond an end is noticed."""
 
+import itertools
 import threading
 import weakref
 
 import numpy as np
 
 _GUARD, _ALIGNED = 256, 512  # bytes before and after a block; CuPy's blocks begin at multiples of 512
+_numbers = itertools.count()
 _live = weakref.WeakValueDictionary()
 _lock = threading.Lock()
 
 
 class Memory:
-    """A block of ``nbytes``, all bits set, between guards."""
+    """A block of ``nbytes``, all bits set, between guards: NaN too, but others in each block, as kernels copy NaN."""
 
     def __init__(self, nbytes):
-        self.whole = np.full(nbytes + 2 * _GUARD + _ALIGNED, 255, np.uint8)
+        number = next(_numbers)
+        nan = np.array([number & 255, number >> 8 & 255, 255, 255], np.uint8)
+        self.whole = np.resize(nan, nbytes + 2 * _GUARD + _ALIGNED)
         self.start = _GUARD + -(self.whole.ctypes.data + _GUARD) % _ALIGNED
         self.bytes = self.whole[self.start : self.start + nbytes]
+        self.bytes.fill(255)
+        self.outside = [self.whole[: self.start], self.whole[self.start + nbytes :]]
+        self.guards = [each.copy() for each in self.outside]
         self.ptr = self.whole.ctypes.data + self.start
         with _lock:
             _live[self.ptr] = self
 
     def check(self, writer):
         """MemoryError if something was written outside."""
-        stop = self.start + len(self.bytes)
-        if not (self.whole[: self.start] == 255).all() or not (self.whole[stop:] == 255).all():
+        if not all(map(np.array_equal, self.outside, self.guards)):
             raise MemoryError(f"{writer} wrote beyond an array of {len(self.bytes)} bytes")
 
     def view(self, shape, dtype, offset, strides):

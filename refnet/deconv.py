@@ -28,7 +28,7 @@ def project(trace: Trace, params: Params, seed: Array, *, rules: Rules = DECONV,
     trace : of `refnet.net.forward`, without ``rng``, stopped at the layer to look at; with the same ``params``
     seed : (S, *shape of the last output), the activations to project, zero elsewhere (`seeds` makes them)
     rules : `DECONV`, `GUIDED`, or `GRADIENT`, for which ``seed`` times the gradient comes out
-    image : (S,) image of the trace that each seed belongs to; default: seed i to image i
+    image : (S,) image of the trace that each seed belongs to, on the host; default: seed i to image i
 
     Returns
     -------

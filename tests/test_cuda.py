@@ -17,15 +17,12 @@ from conftest import DTYPES, assert_close, standin_for_cupy
 from fixtures import FLAT, OBLONG, assert_near, bits, checkpoint_of, drawn, images_for, noise, params_of, signal_for
 from PIL import Image
 
-from refnet import backend, datasets, deconv, evaluate, images, models, net, occlusion, sgd, train
+from refnet import backend, datasets, deconv, evaluate, images, kernels, models, net, occlusion, ops, sgd, train
 from refnet.experiments import fig2
 from refnet.geometry import Window, conv_size, pool_size
 from refnet.ops import winograd
 from refnet.ops.dropout import dropout_forward
 from refnet.ops.loss import cross_entropy, softmax
-
-kernels = pytest.importorskip("refnet.kernels")
-ops = importlib.import_module("refnet.ops")
 
 TINY, MINI = models.TINY, models.MINI
 NEAR = {"float32": 1e-5, "float64": 1e-12}
@@ -355,6 +352,20 @@ def test_arrays_of_both_sides_are_refused():
         deconv.project(trace, put(params), y.get())
     with pytest.raises(TypeError, match=together):
         sgd.step(put(params), params, put(params), rate=0.1)
+
+
+def test_the_loss_in_one_launch():
+    rng = np.random.default_rng(0)
+    for shape in ((128, 1000), (33, 7), (1, 1)):
+        y, labels = 9 * rng.normal(size=shape), rng.integers(0, shape[1], shape[0])
+        for dtype in DTYPES:
+            loss, dy = cross_entropy(y.astype(dtype), labels)
+            got, there = kernels.cross_entropy(put(y.astype(dtype)), put(labels))
+            assert got == pytest.approx(loss, rel=NEAR[dtype])
+            assert_near(fetch(there), dy, NEAR[dtype])
+    for wrong in (-1, 7):
+        with pytest.raises(ValueError, match=f"labels run from {min(wrong, 0)} to {max(wrong, 0)}, classes to 7"):
+            kernels.cross_entropy(put(np.zeros((2, 7))), put(np.array([0, wrong])))
 
 
 # ------------------------------------------------------------------------------------- experiments

@@ -1,15 +1,14 @@
 """The kernels' sources through NVIDIA's own compiler, which needs no device: for every type, for two generations."""
 
 import ctypes
-import importlib
 import re
 from pathlib import Path
 
 import pytest
 from conftest import oracle
 
-kernels = pytest.importorskip("refnet.kernels")
-launch = importlib.import_module("refnet.kernels.launch")
+from refnet import kernels
+from refnet.kernels import launch
 
 ARCHITECTURES = ("sm_80", "sm_90")  # A100; H100 and H200
 CONSTANTS = [{"V": 1, "REACH": 2, "SHARED": 0}, {"V": 4, "REACH": 2, "SHARED": 1}]

@@ -59,7 +59,7 @@ def conv_transpose(r: Array, w: Array, *, stride: int = 1, pad: int = 0, hw: tup
                 product(v[..., filters], u[..., filters].swapaxes(1, 2), z[..., seen])
             _outputs(z, nothing, x[images], stride=stride, pad=pad)
         return x
-    matrix, cells = _matrix(w), prod(w.shape[:3])
+    matrix, cells = _matrix(array_module(w).ascontiguousarray(w)), prod(w.shape[:3])
     for images in _cut(r.shape, cells, 0):
         for maps, filters in group_slices(c, m, groups):
             rows = empty((prod(r[images].shape[:3]), _aligned(cells)), r)

@@ -1,6 +1,6 @@
-// Rectification, in packs of V values.
+// Rectification, in packs of V values; y may be x.
 
-extern "C" __global__ void relu_forward(const Pack* __restrict__ x, Pack* __restrict__ y, long long packs)
+extern "C" __global__ void relu_forward(const Pack* x, Pack* y, long long packs)
 {
     long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= packs) return;

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refnet import images, scenes
-from refnet.images import Pixels
+from refnet.images import Floats, Pixels
 
 Labels = npt.NDArray[np.int64]
 
@@ -38,6 +38,7 @@ class Dataset:
     read : the image at an index; raises ValueError or OSError for a bad one
     skipped : name -> reason, of files that are no image and of images that could not be read so far; shared
         with subsets. A bad image keeps its index: an epoch's order doesn't depend on what was read before.
+    mean : reads the per-pixel mean (side, side, 3) float32 of all images, where it is stored
     """
 
     classes: tuple[str, ...]
@@ -46,6 +47,7 @@ class Dataset:
     side: int
     read: Callable[[int], Pixels]
     skipped: dict[str, str] = field(default_factory=dict)
+    mean: Callable[[], Floats] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -75,7 +77,7 @@ class Dataset:
         """The images at ``indices``, in their order."""
         chosen = [range(len(self))[i] for i in indices]
         names = [self.names[i] for i in chosen]
-        return replace(self, labels=self.labels[chosen], names=names, read=lambda i: self.read(chosen[i]))
+        return replace(self, labels=self.labels[chosen], names=names, read=lambda i: self.read(chosen[i]), mean=None)
 
     def first(self, n: int) -> "Dataset":
         """The first ``n`` images, evenly over the classes."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 import numpy as np
 
 from refnet import loader, net
-from refnet.backend import Array, to_device, to_host
+from refnet.backend import Array, to_host
 from refnet.datasets import Dataset
 from refnet.weights import Checkpoint
 
@@ -54,6 +54,7 @@ def stream(
         mean=checkpoint.mean,
         scale=checkpoint.scale,
         ten_crop=ten_crop,
+        device=device,
         threads=threads,
     )
     for x, labels, indices in batches:
@@ -67,7 +68,7 @@ def stream(
         y = net.predict(
             checkpoint.arch,
             params,
-            to_device(flat.astype(checkpoint.dtype, copy=False), device),
+            flat.astype(checkpoint.dtype, copy=False),
             stop=layer,
             watch=seen if watch is not None else None,
             threads=threads,

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from refnet.backend import empty
+
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 AnyPixels = TypeVar("AnyPixels", Pixels, Floats)
@@ -92,6 +94,13 @@ def square(image: Image.Image, side: int) -> Pixels:
     return np.asarray(image.crop((left, top, left + short, top + short)).resize((side, side), RESAMPLE))
 
 
+def encode(pixels: Pixels, quality: int) -> bytes:
+    """Pixels (H, W, 3) as a JPEG of Pillow's ``quality``."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
 # ---------------------------------------------------------------------------------------------------- cutting
 
 
@@ -139,6 +148,13 @@ class Draws(NamedTuple):
     box: Ints
     mirror: npt.NDArray[np.bool_]
     colour: Floats
+
+
+def fixed(side: int, size: int, *, ten_crop: bool = False) -> Draws:
+    """The centre crop of an image of side x side, or the paper's ten (sec. 3) in the order of `ten_crop`."""
+    five = np.pad(_five(side, size), [(0, 0), (0, 2)], constant_values=size)
+    box = np.tile(five, (2, 1)) if ten_crop else five[-1:]
+    return Draws(box, np.arange(len(box)) >= 5, np.ones((len(box), 3), np.float32))
 
 
 @dataclass(frozen=True)
@@ -216,6 +232,21 @@ def crop(pixels: Pixels, box: Ints, mirror: bool, colour: Floats, *, size: int, 
     if (height, width) != (size, size):
         x = _resize(x, size)
     return (x[:, ::-1] if mirror else x) * np.float32(scale)
+
+
+def crops(pixels: Pixels, of: Ints, draws: Draws, *, size: int, mean: Floats, scale: float) -> Floats:
+    """The `crop` that each row of ``draws`` cuts from ``pixels[of]``: (m, size, size, 3).
+
+    Parameters
+    ----------
+    pixels : (n, S, S, 3) uint8
+    of : (m,) the image that each crop is from
+    mean : (S, S, 3) float32 in 0..255
+    """
+    x: Floats = empty((len(of), size, size, 3), mean)
+    for out, i, box, mirror, colour in zip(x, of, *draws, strict=True):
+        out[...] = crop(pixels[i], box, mirror, colour, size=size, mean=mean, scale=scale)
+    return x
 
 
 def _jitter(x: Pixels, colour: Floats) -> Floats:

@@ -1,31 +1,31 @@
-"""Batches for the network, made ahead on threads: drawn crops in training, else the centre or the ten crops."""
+"""Batches for the network, made ahead on threads: drawn crops in training, else the centre or the ten crops.
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+Threads decode. On a CPU they cut the crops as well; for a GPU they hand over whole uint8 images, which are cut there.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from refnet import images
-from refnet.backend import cores
+from refnet import images, kernels, parallel
+from refnet.backend import Array, to_device
 from refnet.datasets import Dataset, Labels
-from refnet.images import Augment, Floats, Pixels
+from refnet.images import Augment, Draws, Floats, Pixels
 
 AHEAD = 3  # batches made before they are asked for
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+PIECE = 8  # images that a thread decodes at a time: a batch is shared by many threads
 
 
 class Batch(NamedTuple):
-    """``x`` (n, size, size, 3), or (n, 10, size, size, 3) of ten crops; ``labels`` and ``indices`` (n,).
+    """``x`` (n, size, size, 3), or (n, 10, size, size, 3) of ten crops, on the device; ``labels`` and ``indices`` (n,).
 
     Images that cannot be read are missing; with all of them bad, n is 0.
     """
 
-    x: Floats
+    x: Array
     labels: Labels
     indices: Labels
 
@@ -45,6 +45,7 @@ def minibatches(
     scale: float,
     rng: np.random.Generator,
     start: int = 0,
+    device: str = "cpu",
     threads: int | None = None,
     ahead: int = AHEAD,
 ) -> Generator[Batch, None, None]:
@@ -56,12 +57,15 @@ def minibatches(
     """
     order = rng.permutation(len(dataset))
     draws = augment.draw(len(order), side=dataset.side, size=size, rng=rng)
-
-    def cut(place: int, pixels: Pixels) -> Floats:
-        return images.crop(pixels, *(drawn[place] for drawn in draws), size=size, mean=mean, scale=scale)
-
     parts = _parts(len(order), batch)[start : batch_count(len(order), batch)]
-    return _batches(dataset, order, parts, cut, shape=(size, size, 3), threads=threads, ahead=ahead)
+
+    def drawn(places: Labels) -> Draws:
+        return Draws(draws.box[places], draws.mirror[places], draws.colour[places])
+
+    return _batches(
+        dataset, order, parts, drawn, (size, size, 3),
+        mean=mean, scale=scale, device=device, threads=threads, ahead=ahead,
+    )  # fmt: skip
 
 
 def in_order(
@@ -72,31 +76,37 @@ def in_order(
     mean: Floats,
     scale: float,
     ten_crop: bool = False,
+    device: str = "cpu",
     threads: int | None = None,
     ahead: int = AHEAD,
 ) -> Generator[Batch, None, None]:
     """Every image once, in order: its centre crop, or the paper's ten."""
-    crops: Callable[[Floats, int], Floats] = images.ten_crop if ten_crop else images.centre_crop
+    draws = images.fixed(dataset.side, size, ten_crop=ten_crop)
 
-    def cut(_: int, pixels: Pixels) -> Floats:
-        x: Floats = crops(images.normalise(pixels[None], mean, scale), size)[0]
-        return x
+    def drawn(places: Labels) -> Draws:
+        n = len(places)
+        return Draws(np.tile(draws.box, (n, 1)), np.tile(draws.mirror, n), np.tile(draws.colour, (n, 1)))
 
     order = np.arange(len(dataset))
-    shape = (10, size, size, 3) if ten_crop else (size, size, 3)
-    return _batches(dataset, order, _parts(len(order), batch), cut, shape=shape, threads=threads, ahead=ahead)
+    return _batches(
+        dataset, order, _parts(len(order), batch), drawn, (10, size, size, 3) if ten_crop else (size, size, 3),
+        mean=mean, scale=scale, device=device, threads=threads, ahead=ahead,
+    )  # fmt: skip
 
 
 def mean_image(dataset: Dataset, *, threads: int | None = None) -> Floats:
     """Per-pixel mean (paper sec. 3) over the images that can be read: (side, side, 3), in 0..255.
 
-    The others are in ``skipped`` afterwards. Sums of integers are exact: threads don't change a bit.
+    Where the data set has it stored, it is taken from there. Otherwise all images are read; the bad ones are in
+    ``skipped`` afterwards. Sums of integers are exact: threads don't change a bit.
 
     Raises
     ------
     ValueError
         No image can be read.
     """
+    if dataset.mean is not None:
+        return dataset.mean()
     order = np.arange(len(dataset))
 
     def add(places: Labels) -> tuple[npt.NDArray[np.int64], int]:
@@ -107,7 +117,7 @@ def mean_image(dataset: Dataset, *, threads: int | None = None) -> Floats:
         return total, count
 
     total, count = np.zeros((), np.int64), 0
-    for part, good in _ahead(add, _parts(len(order), 64), threads=threads, ahead=2 * AHEAD):
+    for part, good in parallel.ahead(add, _parts(len(order), 64), threads=threads, ahead=2 * AHEAD):
         total, count = total + part, count + good
     if not count:
         name = dataset.names[0]
@@ -134,40 +144,47 @@ def _batches(
     dataset: Dataset,
     order: Labels,
     parts: Sequence[Labels],
-    cut: Callable[[int, Pixels], Floats],
-    *,
+    drawn: Callable[[Labels], Draws],
     shape: tuple[int, ...],
+    *,
+    mean: Floats,
+    scale: float,
+    device: str,
     threads: int | None,
     ahead: int,
 ) -> Generator[Batch, None, None]:
-    """A batch per part: what ``cut(place, pixels)``, of this shape, makes of the images at its places in ``order``."""
+    """A batch per part: the crops ``drawn(places)``, ``shape`` for each image, of those at its places in ``order``."""
+    on_device = to_device(mean, device)
 
-    def make(places: Labels) -> Batch:
-        good = list(_good(dataset, order, places))
-        x = np.empty((len(good), *shape), np.float32)
-        for crop, each in zip(x, good, strict=True):
-            crop[...] = cut(*each)
-        indices = order[[place for place, _ in good]] if good else order[:0]
-        return Batch(x, dataset.labels[indices], indices)
+    def cut(pixels: Array, slots: Labels, places: Labels) -> Array:
+        """Crops of the images in ``slots`` of the pixels, which are those at ``places``."""
+        crops = images.crops if device == "cpu" else kernels.crops
+        draws = drawn(places)
+        of = np.repeat(slots, len(draws.box) // max(len(slots), 1))
+        x = crops(pixels, of, draws, size=shape[-2], mean=on_device, scale=scale)
+        return x.reshape(len(slots), *shape)
 
-    return _ahead(make, parts, threads=threads, ahead=ahead)
+    def pieces() -> Iterator[tuple[Labels, Pixels, slice]]:
+        for places in parts:
+            pixels = np.empty((len(places), dataset.side, dataset.side, 3), np.uint8)
+            for piece in parallel.cut(len(places), PIECE):
+                yield places, pixels, piece
 
+    def decode(piece: tuple[Labels, Pixels, slice]) -> tuple[Pixels, Labels, Array]:
+        """The batch's pixels with those of one piece filled in; its slots that could be read; on a CPU their crops."""
+        places, pixels, part = piece
+        first, slots = places[0], []
+        for place, each in _good(dataset, order, places[part]):
+            pixels[place - first] = each
+            slots.append(place - first)
+        good = np.array(slots, np.int64)
+        return pixels, good, cut(pixels, good, places[good]) if device == "cpu" else None
 
-def _ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int | None, ahead: int
-) -> Generator[Result, None, None]:
-    """function(item) for each item, in order, on threads (default: all cores), at most ``ahead`` items early.
-
-    An exception comes out in the place of its result. After it, or when the generator is closed, threads end.
-    """
-    pool = ThreadPoolExecutor(threads or cores())
-    pending: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    most = len(parallel.cut(max(map(len, parts), default=0), PIECE))
+    with closing(parallel.ahead(decode, pieces(), threads=threads, ahead=ahead * most)) as decoded:
+        for places in parts:
+            pixels, slots, x = zip(*(next(decoded) for _ in parallel.cut(len(places), PIECE)), strict=True)
+            good = np.concatenate(slots)
+            indices = order[places[good]]
+            whole = np.concatenate(x) if device == "cpu" else cut(to_device(pixels[0], device), good, places[good])
+            yield Batch(whole, dataset.labels[indices], indices)

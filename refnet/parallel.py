@@ -5,8 +5,9 @@ number of threads; so neither do the bits of the result.
 """
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
@@ -63,6 +64,27 @@ def begin(work: Callable[[], Result]) -> Callable[[], Result]:
 @cache
 def _pool(threads: int) -> Executor:
     return ThreadPoolExecutor(threads, thread_name_prefix="refnet")
+
+
+def ahead(
+    work: Callable[[Part], Result], parts: Iterable[Part], *, ahead: int, threads: int | None = None
+) -> Generator[Result, None, None]:
+    """``work(part)`` for each part, in order, on threads (default: all cores), at most ``ahead`` parts early.
+
+    ``parts`` is asked for its next one on the consumer's thread. An exception comes out in the place of its result.
+    After it, or when the generator is closed, threads end.
+    """
+    pool = ThreadPoolExecutor(threads or cores())
+    pending: deque[Future[Result]] = deque()
+    try:
+        for part in parts:
+            pending.append(pool.submit(work, part))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class OrderedSum:

@@ -114,7 +114,7 @@ def declared(recipe: Recipe, epochs: int) -> dict[str, Any]:
 
 @dataclass
 class Progress:
-    """Where in the epoch a training is: steps done, and sums over their images."""
+    """Where in the epoch a training is: steps done, sums over their images, seconds, and those waiting for images."""
 
     step: int = 0
     images: int = 0
@@ -122,6 +122,7 @@ class Progress:
     correct: int = 0
     clipped: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
 
 
 def learning_rate(recipe: Recipe, done: float, epochs: int, val_errors: list[float]) -> float:
@@ -231,17 +232,19 @@ def run(
             scale=checkpoint.scale,
             rng=np.random.default_rng([seed, _ORDER, epoch]),
             start=progress.step,
+            device=device,
             threads=threads,
         )
         clock, clipped = time.perf_counter(), 0
         for x, labels, _ in batches:
+            progress.waited += time.perf_counter() - clock
             rate = learning_rate(recipe, epoch + progress.step / steps, epochs, errors)
             rng = np.random.default_rng([seed, _DROPOUT, epoch, progress.step])
             progress.step += 1
             if len(x):
                 progress.clipped += int(clipped)  # of the step before: this one's is not known on a GPU until later
                 loss, correct, clipped = step(
-                    arch, params, velocity, to_device(x, device), to_device(labels, device),
+                    arch, params, velocity, x, to_device(labels, device),
                     recipe=recipe, rate=rate, rng=rng, threads=threads,
                 )  # fmt: skip
                 if not math.isfinite(loss):
@@ -274,6 +277,7 @@ def run(
             "rate": learning_rate(recipe, epoch + (steps - 1) / steps, epochs, errors),
             "clipped": progress.clipped / progress.step,
             "seconds": progress.seconds,
+            "waited": progress.waited / progress.seconds,
         }.items():
             checkpoint.history.setdefault(name, []).append(value)
         checkpoint.epoch, progress = epoch + 1, Progress()

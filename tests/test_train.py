@@ -34,8 +34,8 @@ def trained(recipe=SHORT, *, epochs=2, checkpoint=None, **options):
 
 def state(checkpoint):
     """All that must not depend on how a training came to where it is; seconds may."""
-    history = {name: values for name, values in checkpoint.history.items() if name != "seconds"}
-    progress = {**checkpoint.rng, "seconds": None}
+    history = {name: values for name, values in checkpoint.history.items() if name not in ("seconds", "waited")}
+    progress = {**checkpoint.rng, "seconds": None, "waited": None}
     return bits(checkpoint.params), bits(checkpoint.optimizer), history, progress, checkpoint.epoch, checkpoint.finished
 
 
@@ -176,7 +176,7 @@ def test_history_and_what_callbacks_see():
     assert saved == [(1, False), (2, True)]
     history = checkpoint.history
     assert history.keys() == {
-        "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "rate", "clipped", "seconds"
+        "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "rate", "clipped", "seconds", "waited"
     }  # fmt: skip
     assert {len(values) for values in history.values()} == {2}
     assert history["rate"] == [rates[STEPS - 1], rates[-1]]

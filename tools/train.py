@@ -186,7 +186,8 @@ class Bar:
         tqdm.write(
             f"epoch {self.done:3}/{self.epochs}  loss {last['train_loss']:.3f}  val loss {last['val_loss']:.3f}  "
             f"top-1 {last['val_top1']:.1%}  top-5 {last['val_top5']:.1%}  rate {last['rate']:.2g}  "
-            f"{last['seconds']:.0f} s, {time.perf_counter() - self.start:.0f} s in all",
+            f"{last['seconds']:.0f} s, {last['waited']:.0%} of it waiting for images, "
+            f"{time.perf_counter() - self.start:.0f} s in all",
             file=sys.stderr,
         )
 

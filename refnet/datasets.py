@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from refnet import images, scenes
+from refnet import images, scenes, shards
 from refnet.images import Floats, Pixels
 
 Labels = npt.NDArray[np.int64]
@@ -97,7 +97,8 @@ def load(
     ----------
     path : folder or None
         With ``train/<class>/*`` and ``val/<class>/*``; or with ``<class>/*``, of which `VAL_SHARE` of each
-        class, at least one image, is split off as validation data. None: drawn scenes.
+        class, at least one image, is split off as validation data; or with what tools/prepare.py packed. None: drawn
+        scenes.
     side : pixels; the shorter side is resized to it and the centre cut (paper sec. 3)
     seed : of the split, or of the scenes
     cache_bytes : data no larger than this are decoded once and kept in memory
@@ -109,6 +110,12 @@ def load(
     """
     if path is None:
         train, val = _scenes(2 * seed, TRAIN_SCENES, side), _scenes(2 * seed + 1, VAL_SCENES, side)
+    elif shards.holds(Path(path), "train"):
+        train = Dataset(*shards.load(Path(path), "train", side=side))
+        if shards.holds(Path(path), "val"):
+            val = Dataset(*shards.load(Path(path), "val", side=side))
+        else:
+            train, val = _split(train, seed)
     elif Path(path, "train").is_dir() and Path(path, "val").is_dir():
         train = _class_folders(Path(path), "train", side)
         val = _class_folders(Path(path), "val", side, train.classes)
@@ -133,6 +140,11 @@ def load_whole(
     if path is None:
         return _remember(_scenes(2 * seed + 1, VAL_SCENES, side, classes), cache_bytes)
     root = Path(path)
+    if packed := next((part for part in ("val", "train") if shards.holds(root, part)), None):
+        data = Dataset(*shards.load(root, packed, side=side))
+        known = tuple(classes or data.classes)
+        labels = _places(str(root), data.classes, known)[data.labels]
+        return _remember(replace(data, classes=known, labels=labels), cache_bytes)
     part = "val" if (root / "val").is_dir() and _visible(root / "val", os.DirEntry.is_dir) else ""
     if part and classes is None and (root / "train").is_dir():
         classes = _visible(root / "train", os.DirEntry.is_dir)

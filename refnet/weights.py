@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from refnet import hdf5
@@ -165,9 +164,9 @@ def _pack(checkpoint: Checkpoint, dtype: str | None) -> Content:
             raise ValueError(f"history has the name {name!r}; a name is letters, digits and _")
         datasets[path] = np.array(values, dtype=np.float64)
     if checkpoint.classes:
-        datasets["/classes"] = _texts([name.encode() for name in checkpoint.classes])
+        datasets["/classes"] = hdf5.texts([name.encode() for name in checkpoint.classes])
     if checkpoint.rng is not None:
-        datasets["/rng"] = _texts(_to_json(checkpoint.rng, "rng").encode())
+        datasets["/rng"] = hdf5.texts(_to_json(checkpoint.rng, "rng").encode())
     axes = {path: {"axes": axes} for path, axes in _axes(checkpoint.arch).items() if path in datasets}
     return Content({"/": root, **axes}, datasets)
 
@@ -216,12 +215,6 @@ def _cast(path: str, array: np.ndarray, dtype: str | None) -> np.ndarray:
     if np.isinf(cast).sum() > np.isinf(array).sum():
         raise ValueError(f"{path} reaches {np.abs(array).max():.3g}, {dtype} only {np.finfo(dtype).max:.6g}")
     return cast
-
-
-def _texts(utf8: bytes | list[bytes]) -> np.ndarray:
-    """The texts at one length, that of the longest; the dtype tells HDF5 that they are UTF-8."""
-    array = np.array(utf8)
-    return array.astype(h5py.string_dtype(length=array.itemsize))
 
 
 def _widened(array: np.ndarray) -> np.ndarray:

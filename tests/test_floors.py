@@ -23,7 +23,7 @@ ROOT = Path(refnet.__file__).parent.parent
 HOUSE = [
     ["backend", "geometry"],
     ["arch", "parallel", "ops", "images", "kernels", "sgd", "hdf5"],
-    ["models", "scenes", "datasets", "loader", "weights"],
+    ["models", "scenes", "shards", "datasets", "imagenet", "loader", "weights"],
     ["layers", "net", "interop"],
     ["features", "evaluate", "boxes", "deconv", "occlusion", "memory", "train"],
     ["experiments", "report"],

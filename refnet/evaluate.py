@@ -9,6 +9,7 @@ from refnet.backend import Array
 from refnet.datasets import Dataset
 from refnet.features import stream
 from refnet.ops.loss import softmax
+from refnet.ranks import ALONE, Group
 from refnet.weights import Checkpoint
 
 
@@ -33,9 +34,12 @@ def probabilities(
     ten_crop: bool = False,
     batch: int = 64,
     device: str = "cpu",
+    group: Group = ALONE,
     threads: int | None = None,
 ) -> tuple[Array, Array]:
     """Softmax of every image (N, classes) float64, with ten crops their mean (section 3), and the labels (N,).
+
+    The processes of a ``group`` run a share of the batches each, and all get everything.
 
     Raises ValueError if the data's classes are not the network's, or no image can be read.
     """
@@ -48,8 +52,11 @@ def probabilities(
         raise ValueError(f"the network has {outputs} outputs, the data {len(dataset.classes)} classes")
     found = [
         (softmax(y.astype(np.float64)).mean(axis=tuple(range(1, y.ndim - 1))), labels)
-        for y, labels, _ in stream(checkpoint, dataset, ten_crop=ten_crop, batch=batch, device=device, threads=threads)
+        for y, labels, _ in stream(
+            checkpoint, dataset, ten_crop=ten_crop, batch=batch, device=device, group=group, threads=threads
+        )
     ]
+    found = [pair for pairs in group.gather(found) for pair in pairs]
     if not any(len(labels) for _, labels in found):
         raise ValueError(f"none of the {len(dataset)} images could be read")
     p, labels = (np.concatenate(each) for each in zip(*found, strict=True))

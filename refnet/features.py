@@ -7,6 +7,7 @@ import numpy as np
 from refnet import loader, net
 from refnet.backend import Array, to_host
 from refnet.datasets import Dataset
+from refnet.ranks import ALONE, Group
 from refnet.weights import Checkpoint
 
 # Called with the layer's name, the data set's indices of some images, and the layer's output for them.
@@ -29,6 +30,7 @@ def stream(
     batch: int = 64,
     watch: Watch | None = None,
     device: str = "cpu",
+    group: Group = ALONE,
     threads: int | None = None,
 ) -> Generator[tuple[np.ndarray, np.ndarray, np.ndarray], None, None]:
     """Output of ``layer`` for every image, a batch at a time, from the centre crop or all ten crops.
@@ -39,6 +41,7 @@ def stream(
     dataset : images of the mean's side
     layer : name; default the last (logits)
     watch : sees every layer's output for slices of the batch, from several threads (`refnet.net.predict`)
+    group : of which this process gets its share of the batches
 
     Yields
     ------
@@ -55,6 +58,7 @@ def stream(
         scale=checkpoint.scale,
         ten_crop=ten_crop,
         device=device,
+        group=group,
         threads=threads,
     )
     for x, labels, indices in batches:

@@ -14,6 +14,7 @@ from refnet import images, kernels, parallel
 from refnet.backend import Array, to_device
 from refnet.datasets import Dataset, Labels
 from refnet.images import Augment, Draws, Floats, Pixels
+from refnet.ranks import ALONE, Group
 
 AHEAD = 3  # batches made before they are asked for
 PIECE = 8  # images that a thread decodes at a time: a batch is shared by many threads
@@ -44,6 +45,7 @@ def minibatches(
     mean: Floats,
     scale: float,
     rng: np.random.Generator,
+    group: Group = ALONE,
     start: int = 0,
     device: str = "cpu",
     threads: int | None = None,
@@ -52,8 +54,8 @@ def minibatches(
     """One epoch of training crops in random order, made on threads, at most ``ahead`` batches in advance.
 
     The order and every crop are drawn in this call: threads, bad images or a consumer that stops early don't
-    change what ``rng`` gives next, or how many batches there are. ``start`` leaves out that many, to go on with an
-    epoch.
+    change what ``rng`` gives next, or how many batches there are. Of each batch, a process gets its share, as ``group``
+    has it. ``start`` leaves out that many, to go on with an epoch.
     """
     order = rng.permutation(len(dataset))
     draws = augment.draw(len(order), side=dataset.side, size=size, rng=rng)
@@ -62,6 +64,7 @@ def minibatches(
     def drawn(places: Labels) -> Draws:
         return Draws(draws.box[places], draws.mirror[places], draws.colour[places])
 
+    parts = [part[group.share(len(part))] for part in parts]
     return _batches(
         dataset, order, parts, drawn, (size, size, 3),
         mean=mean, scale=scale, device=device, threads=threads, ahead=ahead,
@@ -76,11 +79,12 @@ def in_order(
     mean: Floats,
     scale: float,
     ten_crop: bool = False,
+    group: Group = ALONE,
     device: str = "cpu",
     threads: int | None = None,
     ahead: int = AHEAD,
 ) -> Generator[Batch, None, None]:
-    """Every image once, in order: its centre crop, or the paper's ten."""
+    """Every image once, in order: its centre crop, or the paper's ten; of a ``group``, this process's share."""
     draws = images.fixed(dataset.side, size, ten_crop=ten_crop)
 
     def drawn(places: Labels) -> Draws:
@@ -88,17 +92,19 @@ def in_order(
         return Draws(np.tile(draws.box, (n, 1)), np.tile(draws.mirror, n), np.tile(draws.colour, (n, 1)))
 
     order = np.arange(len(dataset))
+    parts = _parts(len(order), batch)
     return _batches(
-        dataset, order, _parts(len(order), batch), drawn, (10, size, size, 3) if ten_crop else (size, size, 3),
+        dataset, order, parts[group.share(len(parts))], drawn, (10, size, size, 3) if ten_crop else (size, size, 3),
         mean=mean, scale=scale, device=device, threads=threads, ahead=ahead,
     )  # fmt: skip
 
 
-def mean_image(dataset: Dataset, *, threads: int | None = None) -> Floats:
+def mean_image(dataset: Dataset, *, group: Group = ALONE, threads: int | None = None) -> Floats:
     """Per-pixel mean (paper sec. 3) over the images that can be read: (side, side, 3), in 0..255.
 
-    Where the data set has it stored, it is taken from there. Otherwise all images are read; the bad ones are in
-    ``skipped`` afterwards. Sums of integers are exact: threads don't change a bit.
+    Where the data set has it stored, it is taken from there. Otherwise all images are read, by the processes of a
+    ``group`` a share each; the bad ones are in ``skipped`` afterwards. Sums of integers are exact: threads and
+    processes don't change a bit.
 
     Raises
     ------
@@ -116,9 +122,13 @@ def mean_image(dataset: Dataset, *, threads: int | None = None) -> Floats:
             count += 1
         return total, count
 
-    total, count = np.zeros((), np.int64), 0
-    for part, good in parallel.ahead(add, _parts(len(order), 64), threads=threads, ahead=2 * AHEAD):
+    total, count, parts = np.zeros((dataset.side, dataset.side, 3), np.int64), 0, _parts(len(order), 64)
+    for part, good in parallel.ahead(add, parts[group.share(len(parts))], threads=threads, ahead=2 * AHEAD):
         total, count = total + part, count + good
+    group.start_sum(total)()
+    count = sum(group.gather(count))
+    for skipped in group.gather(dataset.skipped):
+        dataset.skipped.update(skipped)
     if not count:
         name = dataset.names[0]
         raise ValueError(f"none of the {len(dataset)} images can be read; {name}: {dataset.skipped[name]}")
@@ -183,6 +193,10 @@ def _batches(
     most = len(parallel.cut(max(map(len, parts), default=0), PIECE))
     with closing(parallel.ahead(decode, pieces(), threads=threads, ahead=ahead * most)) as decoded:
         for places in parts:
+            if not len(places):  # of a batch smaller than its group
+                empty = np.empty((0, *shape), np.float32)
+                yield Batch(to_device(empty, device), dataset.labels[:0], order[:0])
+                continue
             pixels, slots, x = zip(*(next(decoded) for _ in parallel.cut(len(places), PIECE)), strict=True)
             good = np.concatenate(slots)
             indices = order[places[good]]

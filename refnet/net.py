@@ -28,6 +28,8 @@ from refnet.ops.dropout import dropout_mask
 Watch = Callable[[str, slice, Array], None]
 # Called as collect(layer, index of the slice, dw, db).
 Collect = Callable[[str, int, Array, Array], None]
+# Called as on_grads(layer, its gradients).
+OnGrads = Callable[[str, dict[str, Array]], None]
 
 
 class Stage(NamedTuple):
@@ -141,28 +143,41 @@ def forward(
     *,
     stop: str | None = None,
     rng: np.random.Generator | None = None,
+    rows: tuple[int, int] | None = None,
     threads: int | None = None,
 ) -> tuple[Array, Trace]:
     """Like `predict`, but also returns the trace that `backward` and the deconvnet walk back.
 
-    With ``rng`` it is a training run: dropout draws its masks from it. ``x`` must not be written to while
-    the trace is used; ``y`` may. Raises as `predict` does.
+    With ``rng`` it is a training run: dropout draws its masks from it. ``rows`` (first, total) tells where the images
+    are in the batch that masks are drawn for, by default they are all of it. ``x`` must not be written to while the
+    trace is used; ``y`` may. Raises as `predict` does.
     """
     arch = arch if stop is None else arch.upto(stop)
-    plan, masks = _plan(arch, x), None if rng is None else parallel.begin(partial(_masks, arch, x, rng))
+    plan, masks = _plan(arch, x), None if rng is None else parallel.begin(partial(_masks, arch, x, rng, rows))
     y, kept = _run(arch, params, x, plan, keep=True, masks=masks, watch=None, threads=threads)
     return y, Trace(arch, len(x), plan, kept, x[:0], threads)
 
 
-def _masks(arch: Arch, x: Array, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _masks(arch: Arch, x: Array, rng: np.random.Generator, rows: tuple[int, int] | None) -> dict[str, np.ndarray]:
     """The masks of dropout for images x, drawn on the host."""
     layers, shapes = [each for each in arch.layers if isinstance(each, Dropout)], arch.shapes()
+    first, total = rows or (0, len(x))
     return {
-        each.name: dropout_mask((len(x), *shapes[each.name]), rate=each.rate, rng=rng, dtype=x.dtype) for each in layers
+        each.name: dropout_mask((total, *shapes[each.name]), rate=each.rate, rng=rng, dtype=x.dtype)[
+            first : first + len(x)
+        ]
+        for each in layers
     }
 
 
-def backward(trace: Trace, params: Params, dy: Array, *, input_grad: bool = True) -> tuple[Array | None, Params]:
+def backward(
+    trace: Trace,
+    params: Params,
+    dy: Array,
+    *,
+    input_grad: bool = True,
+    on_grads: OnGrads = lambda layer, grads: None,
+) -> tuple[Array | None, Params]:
     """Gradients with respect to the input and all parameters.
 
     Parameters
@@ -170,6 +185,8 @@ def backward(trace: Trace, params: Params, dy: Array, *, input_grad: bool = True
     trace : of `forward`, with the same ``params``
     dy : gradient of the loss with respect to the trace's last output, and of its shape
     input_grad : False leaves ``dx`` out (None) and saves conv1's transposed filtering
+    on_grads : called as on_grads(layer, {"w": dw, "b": db}) as soon as they are known, while the walk goes on, from
+        the last layer to the first, by one thread at a time; not if there are no images
 
     Returns
     -------
@@ -186,10 +203,13 @@ def backward(trace: Trace, params: Params, dy: Array, *, input_grad: bool = True
     sums: dict[str, dict[str, parallel.OrderedSum]] = {
         name: {"w": parallel.OrderedSum(), "b": parallel.OrderedSum()} for name in trace.arch.param_shapes()
     }
+    slices = {layer.name: len(stage.slices) for stage in trace.plan for layer in stage.layers}
 
     def collect(layer: str, index: int, dw: Array, db: Array) -> None:
         sums[layer]["w"].add(index, dw)
-        sums[layer]["b"].add(index, db)
+        # Each slice adds its db last, so that one of them completes both sums.
+        if sums[layer]["b"].add(index, db) == slices[layer] and trace.n:
+            on_grads(layer, {key: each.total for key, each in sums[layer].items()})
 
     dx = back_through(trace, params, dy, rules=GRADIENT, collect=collect, to_input=input_grad)
     totals = {name: {key: each.total for key, each in layer.items()} for name, layer in sums.items()}

@@ -96,8 +96,8 @@ class OrderedSum:
         self._early: dict[int, Array] = {}
         self._next = 0
 
-    def add(self, index: int, array: Array) -> None:
-        """Take the array of ``index``; it is the sum's from now on."""
+    def add(self, index: int, array: Array) -> int:
+        """Take the array of ``index``; it is the sum's from now on. Returns how many have been added up."""
         with self._lock:
             self._early[index] = array
             while self._next in self._early:
@@ -107,3 +107,4 @@ class OrderedSum:
                 else:
                     self.total += array
                 self._next += 1
+            return self._next

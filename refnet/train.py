@@ -20,6 +20,7 @@ from refnet.datasets import Dataset
 from refnet.evaluate import probabilities, score
 from refnet.images import Augment
 from refnet.layers import operations
+from refnet.ranks import ALONE, Group
 from refnet.weights import Checkpoint
 
 
@@ -83,8 +84,8 @@ def image_side(arch: Arch) -> int:
     return max(32 * round(arch.side / 28), arch.side)
 
 
-def begin(arch: Arch, recipe: Recipe, data: Dataset, *, epochs: int, seed: int) -> Checkpoint:
-    """A network before its first step; reads all images once for their per-pixel mean.
+def begin(arch: Arch, recipe: Recipe, data: Dataset, *, epochs: int, seed: int, group: Group = ALONE) -> Checkpoint:
+    """A network before its first step; all images are read once for their per-pixel mean, a share by each process.
 
     Raises
     ------
@@ -96,7 +97,7 @@ def begin(arch: Arch, recipe: Recipe, data: Dataset, *, epochs: int, seed: int) 
     return Checkpoint(
         arch,
         params,
-        loader.mean_image(data),
+        loader.mean_image(data, group=group),
         scale=recipe.scale,
         classes=data.classes,
         recipe={**declared(recipe, epochs), "data": data.digest()},
@@ -152,16 +153,22 @@ def step(
     recipe: Recipe,
     rate: float,
     rng: np.random.Generator,
+    group: Group = ALONE,
+    rows: tuple[int, int] | None = None,
     threads: int | None = None,
 ) -> tuple[float, int, Array]:
     """One minibatch of training: forward, loss, backward, and the update of ``params`` and ``velocity`` in place.
+
+    The processes of a ``group`` have a share of the minibatch each, add up their gradients while the walk goes on, and
+    make the same update.
 
     Parameters
     ----------
     x : (N, H, W, C) crops less the mean, scaled
     labels : (N,) integers
     rate : learning rate of this step
-    rng : of dropout
+    rng : of dropout, the same in all processes
+    rows : (first, total) tells where the images are in the whole minibatch; by default they are all of it
 
     Returns
     -------
@@ -169,18 +176,34 @@ def step(
     correct : images whose class was the most probable
     clipped : filters scaled back to the RMS clip; on a GPU a 0-d array, as the step is still under way
     """
+    total = rows[1] if rows else len(x)
+    sums: list[Callable[[], object]] = []
+
+    def add_up(layer: str, grads: dict[str, Array]) -> None:
+        sums.extend(group.start_sum(array) for array in grads.values())
+
     with precision(recipe.precision):
-        y, trace = net.forward(arch, params, x, rng=rng, threads=threads)
-        correct = (y.argmax(axis=1) == labels).sum()
-        loss, dy = operations(y).cross_entropy(y, labels)
+        y, trace = net.forward(arch, params, x, rng=rng, rows=rows, threads=threads)
+        correct, loss, dy = 0, 0.0, y
+        if len(x):
+            correct = (y.argmax(axis=1) == labels).sum()
+            loss, dy = operations(y).cross_entropy(y, labels)
+        loss, right = group.add(loss * len(x) / total, int(correct))
         if not math.isfinite(loss):
             return loss, 0, 0
-        _, grads = net.backward(trace, params, dy, input_grad=False)
+        if group.size > 1:
+            dy *= len(x) / total  # its mean is over this process's images
+        _, grads = net.backward(trace, params, dy, input_grad=False, on_grads=add_up)
+        if not len(x):  # everybody sums in the same order
+            for name in reversed(grads):
+                add_up(name, grads[name])
+        for wait in sums:
+            wait()
     clipped = sgd.step(
         params, grads, velocity,
         rate=rate, momentum=recipe.momentum, decay=recipe.decay, clip=recipe.clip, threads=threads,
     )  # fmt: skip
-    return loss, int(correct), sum(clipped.values())
+    return loss, int(right), sum(clipped.values())
 
 
 def run(
@@ -191,6 +214,7 @@ def run(
     recipe: Recipe,
     epochs: int,
     device: str = "cpu",
+    group: Group = ALONE,
     threads: int | None = None,
     on_step: Callable[[Progress, int, float], None] = lambda progress, steps, rate: None,
     on_epoch: Callable[[Checkpoint], None] = lambda checkpoint: None,
@@ -201,9 +225,10 @@ def run(
     Parameters
     ----------
     checkpoint : of `begin`, or of an earlier `run` that was stopped; it is changed in place and returned
+    group : the processes that train together; the data that are seen do not depend on how many there are
     on_step : called after every step with the place in the epoch, the steps per epoch and the rate
     on_epoch : called after every epoch's validation; may save the checkpoint
-    stop : asked after every step; True ends the run with the checkpoint at that step
+    stop : asked after every step; True, in any process, ends the run with the checkpoint at that step
 
     Raises
     ------
@@ -219,7 +244,7 @@ def run(
 
     def keep() -> None:
         checkpoint.params, checkpoint.optimizer = net.on_host(params), net.on_host(velocity)
-        checkpoint.rng = asdict(progress)
+        checkpoint.rng, checkpoint.ranks = asdict(progress), group.size
 
     while checkpoint.epoch < epochs:
         epoch, errors = checkpoint.epoch, [1 - top1 for top1 in checkpoint.history.get("val_top1", [])]
@@ -231,6 +256,7 @@ def run(
             mean=checkpoint.mean,
             scale=checkpoint.scale,
             rng=np.random.default_rng([seed, _ORDER, epoch]),
+            group=group,
             start=progress.step,
             device=device,
             threads=threads,
@@ -241,24 +267,26 @@ def run(
             rate = learning_rate(recipe, epoch + progress.step / steps, epochs, errors)
             rng = np.random.default_rng([seed, _DROPOUT, epoch, progress.step])
             progress.step += 1
-            if len(x):
+            counts = group.gather(len(x))
+            first, total = sum(counts[: group.rank]), sum(counts)
+            if total:
                 progress.clipped += int(clipped)  # of the step before: this one's is not known on a GPU until later
                 loss, correct, clipped = step(
                     arch, params, velocity, x, to_device(labels, device),
-                    recipe=recipe, rate=rate, rng=rng, threads=threads,
+                    recipe=recipe, rate=rate, rng=rng, group=group, rows=(first, total), threads=threads,
                 )  # fmt: skip
                 if not math.isfinite(loss):
                     raise ValueError(
                         f"the loss is {loss} at epoch {epoch + 1}, step {progress.step}: the training diverged; "
                         f"go on from the last checkpoint with a rate below {rate:.3g}"
                     )
-                progress.images += len(x)
-                progress.loss += loss * len(x)
+                progress.images += total
+                progress.loss += loss * total
                 progress.correct += correct
             clock, before = time.perf_counter(), clock
             progress.seconds += clock - before  # with the wait for the batch
             on_step(progress, steps, rate)
-            if stop():
+            if any(group.gather(stop())):
                 batches.close()
                 progress.clipped += int(clipped)
                 keep()
@@ -267,7 +295,7 @@ def run(
         if not progress.images:
             raise ValueError(f"none of the {len(train)} images could be read in epoch {epoch + 1}")
         checkpoint.params = net.on_host(params)
-        found = score(*probabilities(checkpoint, val, device=device, threads=threads), val.classes)
+        found = score(*probabilities(checkpoint, val, device=device, group=group, threads=threads), val.classes)
         for name, value in {
             "train_loss": progress.loss / progress.images,
             "train_top1": progress.correct / progress.images,

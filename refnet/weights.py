@@ -40,6 +40,7 @@ class Checkpoint:
     scale : what (pixel - mean) is multiplied by
     classes : names, one per output of the last layer, or none
     recipe : every declared choice of the training; JSON-able
+    ranks : processes that trained it together, at last
     seed, epoch, finished : what all streams are spawned from, epochs done, whether no more will follow
     history : one value per epoch under each name: "train_loss", "val_top1", ...
     optimizer : velocities, like ``params``; None in finished weights
@@ -59,6 +60,7 @@ class Checkpoint:
     classes: tuple[str, ...] = ()
     recipe: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    ranks: int = 1
     epoch: int = 0
     finished: bool = False
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -83,9 +85,9 @@ class Checkpoint:
         for name, value in (("scale", self.scale), ("input_range", self.input_range)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}, it needs a number above 0")
-        for name, value in (("seed", self.seed), ("epoch", self.epoch)):
-            if not 0 <= value < 2**63:
-                raise ValueError(f"{name} is {value}, it needs 0 <= {name} < 2**63")
+        for name, value, least in (("seed", self.seed, 0), ("epoch", self.epoch, 0), ("ranks", self.ranks, 1)):
+            if not least <= value < 2**63:
+                raise ValueError(f"{name} is {value}, it needs {least} <= {name} < 2**63")
 
 
 def save(path: str | Path, checkpoint: Checkpoint, *, dtype: str | None = None) -> None:
@@ -147,6 +149,7 @@ def _pack(checkpoint: Checkpoint, dtype: str | None) -> Content:
         "arch": checkpoint.arch.to_json(),
         "recipe": _to_json(checkpoint.recipe, "recipe"),
         "seed": int(checkpoint.seed),
+        "ranks": int(checkpoint.ranks),
         "epoch": int(checkpoint.epoch),
         "finished": bool(checkpoint.finished),
         "colour_order": checkpoint.colour_order,
@@ -172,7 +175,7 @@ def _pack(checkpoint: Checkpoint, dtype: str | None) -> Content:
 
 
 def _unpack(arch: Arch, content: Content) -> Checkpoint:
-    root, arrays = content.attributes["/"], content.datasets
+    root, arrays = {**_ABSENT, **content.attributes["/"]}, content.datasets
     return Checkpoint(
         arch,
         _nested("params", arch, arrays),
@@ -181,6 +184,7 @@ def _unpack(arch: Arch, content: Content) -> Checkpoint:
         classes=tuple(name.decode() for name in arrays["/classes"].tolist()) if "/classes" in arrays else (),
         recipe=_from_json(root["recipe"], "recipe"),
         seed=root["seed"],
+        ranks=root["ranks"],
         epoch=root["epoch"],
         finished=root["finished"],
         history={
@@ -244,9 +248,10 @@ _HISTORY = "/history/[A-Za-z0-9_]+"
 _FLOATS = tuple(map(np.dtype, (np.float16, np.float32, np.float64)))
 # The root's attributes: what each must be, a type or the very value.
 _ROOT: dict[str, Any] = {
-    "arch": str, "recipe": str, "seed": int, "epoch": int, "finished": bool,
+    "arch": str, "recipe": str, "seed": int, "ranks": int, "epoch": int, "finished": bool,
     "colour_order": str, "input_range": float, "sha256": str, **CONVENTIONS,
 }  # fmt: skip
+_ABSENT = {"ranks": 1}  # what the first files need not say
 
 
 def _check_file(content: Content) -> None:
@@ -257,7 +262,7 @@ def _check_file(content: Content) -> None:
 
 def _check_root(attributes: dict[str, Any]) -> None:
     """ValueError unless the root's attributes are those of a refnet file of this version."""
-    got = {name: attributes.get(name) for name in ("format", "version", *_ROOT)}
+    got = {name: attributes.get(name, _ABSENT.get(name)) for name in ("format", "version", *_ROOT)}
     if got["format"] != FORMAT:
         raise ValueError(f"HDF5, but not refnet's: its attribute format is {got['format']!r:.60}, it needs {FORMAT!r}")
     if got["version"] != VERSION:

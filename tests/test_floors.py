@@ -22,7 +22,7 @@ ROOT = Path(refnet.__file__).parent.parent
 # Floor by floor; a file imports from the floors below, and on its own floor what is named before it.
 HOUSE = [
     ["backend", "geometry"],
-    ["arch", "parallel", "ops", "images", "kernels", "sgd", "hdf5"],
+    ["ranks", "arch", "parallel", "ops", "images", "kernels", "sgd", "hdf5"],
     ["models", "scenes", "shards", "datasets", "imagenet", "loader", "weights"],
     ["layers", "net", "interop"],
     ["features", "evaluate", "boxes", "deconv", "occlusion", "memory", "train"],
@@ -119,7 +119,7 @@ def test_nothing_for_a_person_at_a_screen_is_imported_by_the_core(path):
     allowed = {"numpy", "scipy", "PIL", "h5py", "threadpoolctl", "cupy"}
     if room(module_name(path)) == "interop":
         allowed |= {"onnx", "safetensors"}
-    if module_name(path) == "refnet.parallel":
+    if module_name(path) == "refnet.ranks":
         allowed |= {"mpi4py"}
     assert packages(imports(path)) <= allowed
 
@@ -127,7 +127,7 @@ def test_nothing_for_a_person_at_a_screen_is_imported_by_the_core(path):
 @every_file
 def test_cupy_is_named_in_three_files_and_only_inside_functions(path):
     assert "cupy" not in packages(imports(path, inside_functions=False))
-    if room(module_name(path)) not in ("backend", "kernels", "parallel"):
+    if room(module_name(path)) not in ("backend", "kernels", "ranks"):
         assert "cupy" not in packages(imports(path))
 
 

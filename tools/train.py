@@ -17,7 +17,7 @@ from pathlib import Path
 import _cli
 from tqdm import tqdm
 
-from refnet import datasets, memory, models, train, weights
+from refnet import datasets, memory, models, ranks, train, weights
 from refnet.backend import PRECISIONS, find_device
 from refnet.weights import Checkpoint
 
@@ -45,6 +45,14 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    with ranks.world() as group:
+        run(args, group)
+
+
+def run(args: argparse.Namespace, group: ranks.Group) -> None:
+    """Train, as one of the processes that a launcher has started, or alone; the first one speaks and writes."""
+    leads = group.rank == 0
+    threads = args.threads or group.threads
     _cli.check_counts(args, "epochs", "checkpoint_every", "threads", "batch")
     recipe, keep = chosen_recipe(args), epoch_list(args.keep)
     device = find_device(args.device)
@@ -63,20 +71,26 @@ def main() -> None:
     if before is not None and before.recipe.get("data") != data.digest():
         raise ValueError(f"{args.out} was trained on other images than {args.data or 'scenes'} has; use another --out")
     if before is not None and before.finished:
-        print(f"{args.out}: finished after {before.epoch} epochs, nothing to do")
+        if leads:
+            print(f"{args.out}: finished after {before.epoch} epochs, nothing to do")
         return
     arch = models.with_classes(arch, len(data.classes))
-    where = f"on {device}"
+    group.take_device(device)
+    where = f"on {device}" if group.size == 1 else f"on {group.size} ranks, {device}"
     if device == "cpu":
-        where += f", about {memory.check_batch(arch, recipe.batch, threads=args.threads) / 1e9:.2f} GB a step"
-    say(f"{len(data)} images to train on, {len(val)} to validate, {len(data.classes)} classes")
-    say(f"{arch.name}: {arch.param_count():,} parameters, {where}")
-    checkpoint = before or train.begin(arch, recipe, data, epochs=args.epochs, seed=args.seed)
+        share = -(-recipe.batch // group.size)
+        where += f", about {memory.check_batch(arch, share, threads=threads) / 1e9:.2f} GB a step"
+    if leads:
+        say(f"{len(data)} images to train on, {len(val)} to validate, {len(data.classes)} classes")
+        say(f"{arch.name}: {arch.param_count():,} parameters, {where}")
+    checkpoint = before or train.begin(arch, recipe, data, epochs=args.epochs, seed=args.seed, group=group)
     checkpoint.recipe |= train.declared(recipe, args.epochs)
 
-    with Stop() as stop, Bar(args.epochs, checkpoint) as bar:
+    with Stop() as stop, Bar(args.epochs, checkpoint, shown=leads) as bar:
 
         def on_epoch(checkpoint: Checkpoint) -> None:
+            if not leads:
+                return
             bar.epoch(checkpoint)
             slim = replace(checkpoint, optimizer=None, rng=None)
             if checkpoint.finished:
@@ -87,15 +101,18 @@ def main() -> None:
                 weights.save(args.out.with_suffix(f".epoch{checkpoint.epoch:03}.h5"), slim, dtype="float16")
 
         train.run(
-            checkpoint, data, val, recipe=recipe, epochs=args.epochs, device=device, threads=args.threads,
+            checkpoint, data, val, recipe=recipe, epochs=args.epochs, device=device, group=group, threads=threads,
             on_step=bar.step, on_epoch=on_epoch, stop=lambda: bool(stop.asked),
         )  # fmt: skip
-    _cli.report_skipped(data, val)
+    if leads:
+        _cli.report_skipped(data, val)
     if not checkpoint.finished:
-        weights.save(args.out, checkpoint)
-        say(f"stopped in epoch {checkpoint.epoch + 1}; {args.out} is written, --resume goes on from it")
-        sys.exit(128 + stop.asked)
-    print(f"{args.out}: top-1 {checkpoint.history['val_top1'][-1]:.1%} on {len(val)} validation images")
+        if leads:
+            weights.save(args.out, checkpoint)
+            say(f"stopped in epoch {checkpoint.epoch + 1}; {args.out} is written, --resume goes on from it")
+        sys.exit(128 + (stop.asked or signal.SIGTERM))
+    if leads:
+        print(f"{args.out}: top-1 {checkpoint.history['val_top1'][-1]:.1%} on {len(val)} validation images")
 
 
 def chosen_recipe(args: argparse.Namespace) -> train.Recipe:
@@ -158,9 +175,9 @@ class Stop:
 class Bar:
     """The progress bar on a terminal, and one line for each epoch."""
 
-    def __init__(self, epochs: int, checkpoint: Checkpoint) -> None:
+    def __init__(self, epochs: int, checkpoint: Checkpoint, *, shown: bool) -> None:
         self.epochs, self.done, self.start = epochs, checkpoint.epoch, time.perf_counter()
-        self.bar = tqdm(total=0, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
+        self.bar = tqdm(total=0, unit="step", dynamic_ncols=True, disable=not (shown and sys.stderr.isatty()))
 
     def __enter__(self) -> "Bar":
         return self

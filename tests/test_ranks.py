@@ -1,0 +1,185 @@
+"""Training by several processes: the same as by one, whatever their number; and what happens when one of them fails."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import oracle
+from fixtures import noise
+from PIL import Image
+
+from refnet import ranks, weights
+from refnet.ranks import ALONE, launched, world
+
+TRAIN = Path(__file__).parents[1] / "tools" / "train.py"
+EPOCHS, BATCH = 4, 16
+
+
+@pytest.fixture(scope="module")
+def mpirun():
+    """The start of a command that runs n processes."""
+    oracle("mpi4py")
+    beside = Path(sys.executable).with_name("mpirun")
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if found is None:
+        assert os.environ.get("REFNET_ORACLES") != "1", "mpirun is missing"
+        pytest.skip("mpirun is missing")
+    flags = []
+    if "Open MPI" in subprocess.run([found, "--version"], capture_output=True, text=True).stdout:
+        flags = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
+    return lambda n: [found, *flags, "-n", str(n)] if n > 1 else []
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """80 images to train on in two classes, one of them bad, and 12 to validate."""
+    root = tmp_path_factory.mktemp("data")
+    for i, pixels in enumerate(noise(92, side=32)):
+        path = root / ("train" if i < 80 else "val") / "ab"[i % 2] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    (root / "train" / "a" / "10.png").write_bytes(b"no image")
+    return root
+
+
+def command(mpirun, n, data, out, *more, epochs=EPOCHS):
+    return [
+        *mpirun(n), sys.executable, TRAIN, "--data", data, "--arch", "tiny", "--batch", str(BATCH), "--threads", "1",
+        "--device", "cpu", "--epochs", str(epochs), "--out", out, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def train(mpirun, data):
+    def run(n, out, *more, status=0, **how):
+        done = subprocess.run(command(mpirun, n, data, out, *more, **how), capture_output=True, text=True, timeout=120)
+        assert done.returncode == status, done.stderr
+        return weights.load(out) if status == 0 else done.stderr
+
+    return run
+
+
+def flat(params):
+    return np.concatenate([a.ravel() for layer in params.values() for a in layer.values()])
+
+
+@pytest.fixture(scope="module")
+def alone(train, tmp_path_factory):
+    return train(1, tmp_path_factory.mktemp("alone") / "w.h5")
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_n_ranks_give_what_one_gives_and_the_same_bits_again(train, alone, tmp_path, n):
+    """20 steps, with dropout, the clip, and a bad image in one rank's share."""
+    together, again = train(n, tmp_path / "w.h5"), train(n, tmp_path / "again.h5")
+    want = flat(alone.params)
+    off = np.linalg.norm(flat(together.params) - want) / np.linalg.norm(want)
+    assert 0 < off < 1e-5, off  # float32's rounding, of sums in another order
+    assert flat(again.params).tobytes() == flat(together.params).tobytes()
+    assert (together.ranks, alone.ranks) == (n, 1)
+    np.testing.assert_array_equal(together.mean, alone.mean)
+    for name, values in alone.history.items():
+        if name not in ("seconds", "waited"):
+            assert together.history[name] == pytest.approx(values, rel=1e-3), name
+
+
+def test_a_training_goes_on_with_another_number_of_ranks(mpirun, data, train, alone, tmp_path):
+    out = tmp_path / "w.h5"
+    process = subprocess.Popen(command(mpirun, 2, data, out), stderr=subprocess.PIPE, text=True)
+    while not out.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)  # of mpirun itself: what it has started ends with it
+    process.communicate()
+    time.sleep(1)
+    rest = train(1, out, "--resume")
+    assert rest.epoch == EPOCHS and rest.finished
+    np.testing.assert_allclose(flat(rest.params), flat(alone.params), atol=1e-4)
+
+
+def children(pid):
+    """Processes that were started by this one, or by those."""
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
+    return [int(each) for each in found] + [deeper for each in found for deeper in children(int(each))]
+
+
+def test_a_rank_that_dies_ends_the_job_with_a_clear_line_and_resume_goes_on(mpirun, data, train, tmp_path):
+    out = tmp_path / "w.h5"
+    process = subprocess.Popen(command(mpirun, 2, data, out, epochs=200), stderr=subprocess.PIPE, text=True)
+    while not out.exists() and process.poll() is None:
+        time.sleep(0.01)
+    victim = [pid for pid in children(process.pid) if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()][-1]
+    os.kill(victim, signal.SIGKILL)
+    start = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - start < 30 and process.returncode != 0
+    assert "signal 9" in err, err
+    assert 0 < weights.load(out).epoch < 200
+
+
+def test_an_exception_on_one_rank_ends_all(mpirun, tmp_path):
+    code = """
+import sys; sys.path.insert(0, sys.argv[1])
+from refnet import ranks
+with ranks.world() as group:
+    if group.rank == 1:
+        raise ValueError("what is wrong")
+    group.gather(0)
+"""
+    root = Path(ranks.__file__).parents[1]
+    done = subprocess.run(
+        [*mpirun(2), sys.executable, "-c", code, root], capture_output=True, text=True, timeout=30
+    )  # fmt: skip
+    assert done.returncode != 0 and "ValueError: what is wrong" in done.stderr
+
+
+def test_a_mistake_is_said_once(train, tmp_path):
+    err = train(2, tmp_path / "nowhere" / "w.h5", status=2)
+    assert err.count("there is no folder") == 1, err
+
+
+# --- which processes there are ---
+
+
+def test_alone_a_process_has_everything():
+    assert (ALONE.rank, ALONE.size, ALONE.share(7)) == (0, 1, slice(0, 7))
+    assert ALONE.gather("x") == ["x"] and ALONE.add(1, 2.5) == (1, 2.5) and ALONE.broadcast(3) == 3
+    assert world() is ALONE
+
+
+def test_shares_are_everything_once():
+    group = ranks.Group()
+    for size in (1, 2, 3, 7):
+        for n in (0, 1, 5, 64):
+            shares = []
+            for group.rank in range(size):
+                group.size = size
+                shares += range(n)[group.share(n)]
+            assert shares == list(range(n))
+
+
+@pytest.mark.parametrize(
+    ("environ", "size"),
+    [
+        ({}, 1),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, 4),
+        ({"PMI_SIZE": "2", "PMI_RANK": "1"}, 2),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "0"}, 8),
+        ({"PMIX_RANK": "0"}, None),
+        ({"SLURM_NTASKS": "8"}, 1),  # inside an allocation, but not started by srun
+    ],
+)
+def test_launchers_are_told_by_their_environment(environ, size):
+    assert launched(environ) == size
+
+
+def test_without_mpi4py_the_extra_is_named(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(ValueError, match=r"2 processes were started together, which takes mpi4py .*refnet\[mpi\]"):
+        world()

@@ -10,26 +10,33 @@ RUN     ?= $(if $(DATA),$(shell basename "$$(realpath "$(DATA)")"),scenes)-$(ARC
 WEIGHTS ?= weights/$(RUN).h5
 OUT     ?= out/$(RUN)
 PARTS   ?=
+RANKS   ?=
 PYTHON  ?= python3
 
 PY       := .venv/bin/python
 # The major version of CUDA that an NVIDIA driver takes, and the extra with the CuPy that fits it; none without one.
 CUDA     := $(if $(filter cpu,$(DEVICE)),,$(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]*\).*/\1/p'))
 GPU      := $(if $(CUDA),$(if $(filter 11 12,$(CUDA)),gpu,gpu13))
-CORE     := .venv/core$(GPU)
-DEV      := .venv/dev$(GPU)
+MPI      := $(if $(RANKS),mpi)
 comma    := ,
+space    := $(subst ,, )
+EXTRAS   := $(subst $(space),$(comma),$(strip $(GPU) $(MPI)))
+CORE     := .venv/core$(GPU)$(MPI)
+DEV      := .venv/dev$(GPU)
+# Open MPI's mpirun refuses root, few cores and threads on more than one of them unless told otherwise.
+MPIRUN    = $(firstword $(wildcard .venv/bin/mpirun) mpirun)
+mpirun    = $(if $(RANKS),$(MPIRUN) -n $(RANKS) $(if $(findstring Open MPI,$(shell $(MPIRUN) --version)),--allow-run-as-root --oversubscribe --bind-to none))
 data_arg  = $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
 .PHONY: help train evaluate visualize describe bench test test-all test-gpu lint oracles clean
 
 help: ## list the targets
-	@echo 'make TARGET [DATA=folder-of-classes] [ARCH=$(ARCH)] [EPOCHS=$(EPOCHS)] [DEVICE=auto|cpu|cuda] [RUN=name] [SEED=0]'
+	@echo 'make TARGET [DATA=folder-of-classes] [ARCH=$(ARCH)] [EPOCHS=$(EPOCHS)] [DEVICE=auto|cpu|cuda] [RANKS=processes] [RUN=name] [SEED=0]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 train: $(CORE) ## train on DATA (default: drawn scenes), write weights/RUN.h5 and the sheet out/RUN/features.png
-	$(PY) tools/train.py $(data_arg) --arch $(ARCH) --epochs $(EPOCHS) --seed $(SEED) --device $(DEVICE) \
+	$(mpirun) $(PY) tools/train.py $(data_arg) --arch $(ARCH) --epochs $(EPOCHS) --seed $(SEED) --device $(DEVICE) \
 	  --recipe $(RECIPE) --out "$(WEIGHTS)" --resume
 	$(PY) tools/visualize.py "$(WEIGHTS)" $(data_arg) --device $(DEVICE) --out "$(OUT)"
 
@@ -60,9 +67,9 @@ lint: $(DEV) ## ruff and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-oracles: $(DEV) ## install PyTorch and Captum, so that the tests compare with them too
+oracles: $(DEV) ## install PyTorch, Captum and MPI, so that the tests compare with them too
 	$(PY) -m pip install -q 'torch==2.13.0+cpu' || $(PY) -m pip install -q torch
-	$(PY) -m pip install -q 'captum>=0.8'
+	$(PY) -m pip install -q 'captum>=0.8' -e '.[mpi]'
 
 clean: ## remove what make and the tests made, but no weights and no build/
 	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
@@ -74,9 +81,9 @@ clean: ## remove what make and the tests made, but no weights and no build/
 	touch $@
 
 $(CORE): .venv/python pyproject.toml
-	$(PY) -m pip install -q --disable-pip-version-check -e '.$(if $(GPU),[$(GPU)])'
+	$(PY) -m pip install -q --disable-pip-version-check -e '.$(if $(EXTRAS),[$(EXTRAS)])'
 	touch $@
 
 $(DEV): .venv/python pyproject.toml
 	$(PY) -m pip install -q --disable-pip-version-check -e '.[dev$(if $(GPU),$(comma)$(GPU))]'
-	touch $@ $(CORE)
+	touch $@ .venv/core$(GPU)

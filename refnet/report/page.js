@@ -89,7 +89,7 @@ function choice(name, legend, options, value, change) {
     h("label", {}, h("input", { type: "radio", name, value: key, checked: key === value, onchange: () => change(key) }), h("span", {}, text)))));
 }
 const NAMES = { deconv: "Deconvnet", guided: "Guided", gradient: "Gradient" };
-const methods = (change) => choice("method", "Projected by", net.methods.map((m) => [m, NAMES[m] ?? m]), state.method, (m) => { state.method = m; change(); });
+const methods = (change) => choice("method", "Projected by", Object.entries(NAMES), state.method, (m) => { state.method = m; change(); });
 
 const wide = (...children) => h("div", { class: "scroll", tabindex: 0 }, ...children);
 function table(head, rows, numeric = true) {
@@ -132,10 +132,10 @@ function architecture() {
   };
   const input = { shape: [net.side, net.side, 3], field: 0 };
   const stage = (layer) => layer.kind === "conv"
-    ? [block(layer, deepest), h("b", {}, layer.name), h("small", {}, layer.shape.join(" × ")), h("small", {}, `sees ${layer.field} px`), h("small", {}, `${short(layer.parameters)} parameters`), h("small", { class: "then" }, then(layer))]
-    : [column(layer.units, most), h("b", {}, layer.name), h("small", {}, `${count(layer.units)} units`), h("small", {}, "sees all"), h("small", {}, `${short(layer.parameters)} parameters`), h("small", { class: "then" }, then(layer))];
+    ? [h("span", { class: "drawn" }, block(layer, deepest)), h("b", {}, layer.name), h("small", {}, layer.shape.join(" × ")), h("small", {}, `sees ${layer.field} px`), h("small", {}, `${short(layer.parameters)} parameters`), h("small", { class: "then" }, then(layer))]
+    : [h("span", { class: "drawn" }, column(layer.units, most)), h("b", {}, layer.name), h("small", {}, `${count(layer.units)} units`), h("small", {}, "sees all"), h("small", {}, `${short(layer.parameters)} parameters`), h("small", { class: "then" }, then(layer))];
   return h("ol", { class: "stack" },
-    h("li", {}, h("span", { class: "stage" }, block(input, deepest), h("b", {}, "image"), h("small", {}, input.shape.join(" × ")), h("small", {}, "\u00a0"), h("small", {}, "\u00a0"), h("small", { class: "then" }))),
+    h("li", {}, h("span", { class: "stage" }, h("span", { class: "drawn" }, block(input, deepest)), h("b", {}, "image"), h("small", {}, input.shape.join(" × ")), h("small", {}, "\u00a0"), h("small", {}, "\u00a0"), h("small", { class: "then" }))),
     main.map((layer) => h("li", {}, layer.maps ? h("a", { href: `#${layer.name}` }, stage(layer)) : h("span", { class: "stage" }, stage(layer)))));
 }
 
@@ -235,7 +235,7 @@ async function viewMap(layer, map) {
       state.whole && name === "patches" ? [whole(i), box(entry.boxes[i])] : tile(name, i));
   }
   function fill() {
-    title[0].textContent = `Projections, ${(NAMES[state.method] ?? state.method).toLowerCase()}`;
+    title[0].textContent = NAMES[state.method];
     [state.method, "patches"].forEach((name, k) => squares[k].replaceChildren(...entry.values.map((_, i) => cell(name, i))));
     select(rank);
   }
@@ -356,7 +356,7 @@ async function viewImage(number) {
     return svg("text", { x: c + 0.5, y: r + 0.5, "font-size": R / 11, "font-weight": 700, "text-anchor": "middle", "dominant-baseline": "central" }, k + 1);
   }));
   const [activityMap, activityScale] = heat(data.activity, calm, lively, sig);
-  const [rightMap, rightScale] = heat(data.right, 0, 1, percent);
+  const [rightMap, rightScale] = heat(data.right, 0, Math.max(...data.right.flat()), percent);
   const panel = (title, solid, name, content, below) => h("figure", {}, h("h3", {}, title), frame(name, solid, ...content), below);
   const projected = h("span", {});
   if (columnOf >= 0) {
@@ -365,7 +365,7 @@ async function viewImage(number) {
   }
   const big = h("span", { class: "box", hidden: true });
   const panels = h("div", { class: "panels" },
-    panel("The image", true, `The image, ${label(sample.label)}`, [photo(), ...marks, big], h("figcaption", {}, pretty(sample.name))),
+    panel("The image", true, `The image, ${label(sample.label)}`, [photo(), ...marks, big], h("figcaption", {}, sample.name)),
     panel(`Activity of ${last.name} map ${data.map}`, false, "Activity of the strongest map by place of the square", [activityMap], activityScale),
     panel("Its projection", false, "Projection of the strongest map", [projected], h("figcaption", {}, h("a", { href: `#${last.name}/${data.map}` }, "its top images"))),
     panel(`Probability of ${label(sample.label)}`, false, "Probability of the true class by place of the square", [rightMap], rightScale),
@@ -399,7 +399,7 @@ async function viewImage(number) {
 
 function ticks(low, high) {
   const rough = (high - low || 1) / 4, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((each) => each >= rough);
+  const step = [1, 2, 5, 10].map((m) => m * power).find((each) => each >= 0.8 * rough);
   return Array.from({ length: 12 }, (_, i) => (Math.ceil(low / step - 1e-9) + i) * step).filter((v) => v <= high + step * 1e-6);
 }
 const tick = (v) => String(Number(v.toPrecision(6)));

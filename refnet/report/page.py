@@ -11,7 +11,6 @@ import numpy as np
 from refnet import images
 from refnet.arch import Arch, Conv
 from refnet.datasets import Dataset
-from refnet.deconv import RULES
 from refnet.experiments import fig2
 from refnet.report import maps, samples, training
 from refnet.report.encode import picture, script, tiles
@@ -91,7 +90,6 @@ def files(
         "parameters": arch.param_count(),
         "macs": sum(arch.macs().values()),
         "squares": maps.SQUARES,
-        "methods": list(RULES),
         "images": len(dataset) if dataset else 0,
         "samples": [],
         "featured": {},

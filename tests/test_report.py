@@ -271,6 +271,7 @@ def test_sorting_and_searching(visit, report):
         page.select_option("#sort", key)
         order = page.eval_on_selector_all(".grid .map", "links => links.map(link => Number(link.dataset.map))")
         assert order == sorted(range(8), key=value), key
+    page.focus("#sort")
     page.keyboard.press("Escape")  # leaves the list, not the layer
     page.keyboard.press("/")
     page.keyboard.type("6")

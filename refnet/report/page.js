@@ -136,7 +136,7 @@ function architecture() {
     : [h("span", { class: "drawn" }, column(layer.units, most)), h("b", {}, layer.name), h("small", {}, `${count(layer.units)} units`), h("small", {}, "sees all"), h("small", {}, `${short(layer.parameters)} parameters`), h("small", { class: "then" }, then(layer))];
   return h("ol", { class: "stack" },
     h("li", {}, h("span", { class: "stage" }, h("span", { class: "drawn" }, block(input, deepest)), h("b", {}, "image"), h("small", {}, input.shape.join(" × ")), h("small", {}, "\u00a0"), h("small", {}, "\u00a0"), h("small", { class: "then" }))),
-    main.map((layer) => h("li", {}, layer.maps ? h("a", { href: `#${layer.name}` }, stage(layer)) : h("span", { class: "stage" }, stage(layer)))));
+    main.map((layer) => h("li", {}, layer.maps && seen() ? h("a", { href: `#${layer.name}` }, stage(layer)) : h("span", { class: "stage" }, stage(layer)))));
 }
 
 function filters() {
@@ -489,7 +489,7 @@ async function viewTraining() {
 
 // --- experiments and about ---
 
-const text = (value) => (typeof value === "number" ? sig(value) : value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value));
+const text = (value) => (Number.isInteger(value) ? count(value) : typeof value === "number" ? String(Number(value.toPrecision(6))) : value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value));
 
 function viewExperiments() {
   return ["Experiments", h("h1", { tabindex: -1 }, "Experiments"),

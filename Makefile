@@ -29,7 +29,7 @@ mpirun    = $(if $(RANKS),$(MPIRUN) -n $(RANKS) $(if $(findstring Open MPI,$(she
 data_arg  = $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate visualize describe bench test test-all test-gpu lint oracles clean
+.PHONY: help train evaluate visualize report demo describe bench test test-all test-gpu lint oracles clean
 
 help: ## list the targets
 	@echo 'make TARGET [DATA=folder-of-classes] [ARCH=$(ARCH)] [EPOCHS=$(EPOCHS)] [DEVICE=auto|cpu|cuda] [RANKS=processes] [RUN=name] [SEED=0]'
@@ -45,6 +45,13 @@ evaluate: $(CORE) ## top-1, top-5 and per class of WEIGHTS (default: weights/RUN
 
 visualize: $(CORE) ## Figure 2 of WEIGHTS on DATA: top-9 projections of every convolution, into OUT
 	$(PY) tools/visualize.py "$(WEIGHTS)" $(data_arg) --device $(DEVICE) --out "$(OUT)"
+
+report: $(CORE) ## the page of WEIGHTS on DATA, to walk through in a browser: OUT/report/index.html
+	$(PY) tools/report.py "$(WEIGHTS)" $(data_arg) --device $(DEVICE) --experiments "$(OUT)" --out "$(OUT)/report"
+
+demo: $(CORE) ## pages of the weights that come with refnet, out/demo/*/index.html; photographs from DATA
+	$(PY) tools/report.py weights/scenes.h5 --device $(DEVICE) --out out/demo/scenes
+	$(PY) tools/report.py weights/imagenette-small.h5 $(data_arg) --device $(DEVICE) --out out/demo/imagenette-small
 
 describe: $(CORE) ## print what WEIGHTS holds
 	$(PY) tools/describe.py "$(WEIGHTS)"

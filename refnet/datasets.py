@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -161,6 +162,12 @@ def _scenes(seed: int, n: int, side: int, classes: Sequence[str] | None = None) 
         side=side,
         read=lambda i: scenes.scene(seed, i, side=side).image,
     )
+
+
+def drawing(name: str, *, side: int) -> scenes.Scene | None:
+    """The truth about the image of that name, if it is a drawn scene; names of files end otherwise."""
+    found = re.fullmatch(r"scene (\d+):(\d{6,})", name)
+    return scenes.scene(int(found[1]), int(found[2]), side=side) if found else None
 
 
 def _class_folders(root: Path, part: str, side: int, classes: Sequence[str] | None = None) -> Dataset:

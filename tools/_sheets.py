@@ -8,11 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from refnet import images
-from refnet.experiments.fig2 import LayerFeatures
+from refnet.experiments.fig2 import PERCENTILE, LayerFeatures
 
-# How a signed projection becomes grey levels; recorded beside the numbers.
-PERCENTILE = 99.5
-CONTRAST = f"each projection on its own: 0 is grey, +-the {PERCENTILE} percentile of its absolute values white or black"
 COLUMNS = 4  # maps side by side
 GAP = 12
 

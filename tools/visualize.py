@@ -20,7 +20,7 @@ import h5py
 from tqdm import tqdm
 
 from refnet import datasets, weights
-from refnet.arch import Arch, Conv, Relu
+from refnet.arch import Conv
 from refnet.backend import find_device
 from refnet.deconv import RULES
 from refnet.experiments import fig2
@@ -44,7 +44,7 @@ def main() -> None:
     _cli.check_counts(args, "maps", "top", "images", "threads")
     checkpoint = weights.load(args.weights)
     arch = checkpoint.arch
-    layers = list(dict.fromkeys(args.layers.split(","))) if args.layers else rectified(arch)
+    layers = list(dict.fromkeys(args.layers.split(","))) if args.layers else fig2.rectified(arch)
     for layer in layers:
         arch.index(layer)  # an unknown name must not wait for the data
     args.out.mkdir(parents=True, exist_ok=True)
@@ -67,17 +67,11 @@ def main() -> None:
     print(args.out / "features.png")
 
 
-def rectified(arch: Arch) -> list[str]:
-    """The relu after every convolution: where Figure 2 starts."""
-    pairs = zip(arch.layers, arch.layers[1:], strict=False)
-    return [after.name for layer, after in pairs if isinstance(layer, Conv) and isinstance(after, Relu)]
-
-
 def numbers(args: argparse.Namespace, features: list[fig2.LayerFeatures], data: datasets.Dataset) -> None:
     """features.h5 has every array, features.json what each activation is and where it was found."""
     choices = {
         "weights": str(args.weights), "data": str(args.data or "scenes"), "images": len(data), "rules": args.rules,
-        "one_per_image": not args.repeat_images, "map_seed": args.seed, "contrast": _sheets.CONTRAST,
+        "one_per_image": not args.repeat_images, "map_seed": args.seed, "contrast": fig2.CONTRAST,
     }  # fmt: skip
     with h5py.File(args.out / "features.h5", "w") as file:
         file.attrs.update(choices)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refnet import images, net, parallel
-from refnet.arch import Arch
+from refnet.arch import Arch, Conv, Relu
 from refnet.backend import to_device, to_host
 from refnet.datasets import Dataset
 from refnet.deconv import DECONV, Strongest, Strongests, project_cells
@@ -16,6 +16,10 @@ from refnet.layers import Rules
 from refnet.weights import Checkpoint
 
 _AT_A_TIME = 64  # activations projected together: their traces and signals must fit in memory
+
+# How a signed projection becomes grey levels (`refnet.images.to_uint8`); recorded beside the numbers.
+PERCENTILE = 99.5
+CONTRAST = f"each projection on its own: 0 is grey, +-the {PERCENTILE} percentile of its absolute values white or black"
 
 
 @dataclass(frozen=True)
@@ -90,21 +94,39 @@ def run(
         alive = np.flatnonzero(best.value[:, 0] > 0)
         shown = np.arange(len(best.value)) if maps is None else np.sort(rng.permutation(alive)[:maps])
         chosen = Strongest(*(getattr(best, each)[shown] for each in ("value", "image", "row", "col")))
-        features.append(_features(checkpoint, dataset, layer, shown, chosen, rules, device, threads))
+        features.append(project(checkpoint, dataset, layer, shown, chosen, rules=rules, device=device, threads=threads))
     return features
 
 
-def _features(
+def rectified(arch: Arch) -> list[str]:
+    """The relu after every convolution: where Figure 2 starts."""
+    pairs = zip(arch.layers, arch.layers[1:], strict=False)
+    return [after.name for layer, after in pairs if isinstance(layer, Conv) and isinstance(after, Relu)]
+
+
+def project(
     checkpoint: Checkpoint,
     dataset: Dataset,
     layer: str,
     maps: np.ndarray,
     best: Strongest,
-    rules: Rules,
-    device: str,
-    threads: int | None,
+    *,
+    rules: Rules = DECONV,
+    device: str = "cpu",
+    threads: int | None = None,
 ) -> LayerFeatures:
-    """Project the strongest activations of ``maps``, a few images at a time."""
+    """Project some activations of one layer, a few images at a time.
+
+    Parameters
+    ----------
+    maps : (K,) the maps; one may come again
+    best : (K, top) arrays, each map's activations
+
+    Raises
+    ------
+    ValueError
+        If there are no maps.
+    """
     if not len(maps):
         raise ValueError(f"{layer} has no map that any image excites: the weights are untrained or have diverged")
     arch = checkpoint.arch.upto(layer)

@@ -12,6 +12,7 @@ examples:
 import argparse
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import _cli
@@ -20,7 +21,7 @@ import h5py
 from tqdm import tqdm
 
 from refnet import datasets, weights
-from refnet.arch import Arch, Conv, Relu
+from refnet.arch import Arch, Conv, Relu, flat
 from refnet.backend import find_device
 from refnet.deconv import RULES
 from refnet.experiments import fig2
@@ -69,7 +70,7 @@ def main() -> None:
 
 def rectified(arch: Arch) -> list[str]:
     """The relu after every convolution: where Figure 2 starts."""
-    pairs = zip(arch.layers, arch.layers[1:], strict=False)
+    pairs = pairwise(flat(arch.layers))
     return [after.name for layer, after in pairs if isinstance(layer, Conv) and isinstance(after, Relu)]
 
 

@@ -75,7 +75,7 @@ def run(
     """
     if not layers or (maps is not None and maps < 1):
         raise ValueError(f"{len(layers)} layers and {maps} maps are asked for; it needs one or more of each")
-    last = max(layers, key=checkpoint.arch.index)
+    last = checkpoint.arch.layers[max(map(checkpoint.arch.index, layers))].name
     found = Strongests(tuple(layers), top=top, one_per_image=one_per_image)
     done = 0
     for y, _, _ in stream(checkpoint, dataset, layer=last, watch=found.watch, device=device, threads=threads):

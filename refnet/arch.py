@@ -229,7 +229,7 @@ class Arch:
             for layer in layers:
                 ends = [along(path, shape) for path in layer.paths] if isinstance(layer, Branch) else []
                 try:
-                    after = _joined(layer, ends) if isinstance(layer, Branch) else _out_shape(layer, shape)
+                    after = _joined(layer, ends) if isinstance(layer, Branch) else out_shape(layer, shape)
                 except ValueError as error:
                     raise ValueError(f"arch {self.name}, layer {layer.name}: {error}") from None
                 around[layer.name] = shape, after
@@ -333,7 +333,7 @@ def _joined(layer: Branch, ends: list[Shape]) -> Shape:
     return *ends[0][:2], sum(end[2] for end in ends)
 
 
-def _out_shape(layer: Layer, shape: Shape) -> Shape:
+def out_shape(layer: Layer, shape: Shape) -> Shape:
     """Output shape of one layer on an input of ``shape``; ValueError where it cannot be."""
     _check_fields(layer)
     if isinstance(layer, Conv | Pool | Average | Norm) and len(shape) != 3:

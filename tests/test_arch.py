@@ -294,12 +294,12 @@ def test_a_branch_that_cannot_be_is_refused(layer, message):
     ids=range(4),
 )
 def test_json_of_a_branch_that_cannot_be_is_refused(paths, message):
-    text = as_json('{"kind": "branch", "name": "b", "paths": %s}' % paths)
+    text = as_json(f'{{"kind": "branch", "name": "b", "paths": {paths}}}')
     with pytest.raises(ValueError, match=message):
         Arch.from_json(text)
 
 
 def test_branches_inside_branches_without_end_are_refused():
     text = as_json('{"kind": "branch", "name": "b", "paths": [[' * 2000 + "]]}" * 2000)
-    with pytest.raises(ValueError, match="no valid JSON|too many branches"):
+    with pytest.raises(ValueError, match=r"no valid JSON|too many branches"):
         Arch.from_json(text)

@@ -6,7 +6,8 @@ A record says what a layer is, never how it is computed. All are frozen, compara
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -57,6 +58,27 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Average:
+    """Average pooling, each map on its own; without weights.
+
+    ``ceil`` lets the last region hang over the edge. A region's sum is divided by the number of its cells: those
+    inside the image, with ``count_pad`` (Caffe, PyTorch) those in the padding as well.
+    """
+
+    name: str
+    size: int = 3
+    stride: int = 2
+    pad: int = 0
+    ceil: bool = False
+    count_pad: bool = False
+
+    @property
+    def window(self) -> Window:
+        """Its size, stride and padding."""
+        return Window(self.size, self.stride, self.pad)
+
+
+@dataclass(frozen=True)
 class Norm:
     """Contrast normalisation across ``n`` neighbouring maps; ``alpha`` multiplies the *sum* of squares.
 
@@ -86,8 +108,53 @@ class Dropout:
     rate: float = 0.5
 
 
-Layer = Conv | Relu | Pool | Norm | Linear | Dropout
-_KINDS = {kind.__name__.lower(): kind for kind in (Conv, Relu, Pool, Norm, Linear, Dropout)}
+@dataclass(frozen=True)
+class Flatten:
+    """Maps as units, in (row, column, map) order: the end of a network without fully connected layers."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Parallel paths of layers over the same maps; theirs are concatenated, in the paths' order.
+
+    A path without layers hands the maps on. On the way down each path gets its own maps' signal, and what arrives at
+    their common start is added.
+    """
+
+    name: str
+    paths: tuple[tuple["Layer", ...], ...]
+
+    @property
+    def window(self) -> Window:
+        """The smallest window that holds those of all paths; ValueError where their steps differ."""
+        fields = [receptive_field(windows(path)) for path in self.paths]
+        if len({field.stride for field in fields}) > 1:
+            raise ValueError(f"its paths step by {' and '.join(str(field.stride) for field in fields)} cells")
+        start = min(field.start for field in fields)
+        return Window(max(field.start + field.size for field in fields) - start, fields[0].stride, -start)
+
+
+Layer = Conv | Relu | Pool | Average | Norm | Linear | Dropout | Flatten | Branch
+Windowed = Conv | Pool | Average | Branch
+_KINDS: dict[str, Any] = {
+    kind.__name__.lower(): kind for kind in (Conv, Relu, Pool, Average, Norm, Linear, Dropout, Flatten, Branch)
+}
+
+
+def flat(layers: Iterable[Layer]) -> Iterator[Layer]:
+    """The layers in order, those of a branch's paths before the branch itself."""
+    for layer in layers:
+        if isinstance(layer, Branch):
+            for path in layer.paths:
+                yield from flat(path)
+        yield layer
+
+
+def windows(layers: Iterable[Layer]) -> Iterator[Window]:
+    """The windows of those layers that have one."""
+    return (each.window for each in layers if isinstance(each, Windowed))
 
 
 @dataclass(frozen=True)
@@ -102,7 +169,7 @@ class Arch:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
-        names = [layer.name for layer in self.layers]
+        names = [layer.name for layer in flat(self.layers)]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"arch {self.name}: two layers are called {name!r}; names must differ")
@@ -117,11 +184,15 @@ class Arch:
         _ = self._shapes  # raises where a layer cannot follow the one before it
 
     def index(self, layer: str) -> int:
-        """Position of the layer called ``layer``; ValueError with the names that exist."""
-        names = [each.name for each in self.layers]
-        if layer not in names:
-            raise ValueError(f"no layer {layer!r} in {self.name}; its layers are {' '.join(names)}")
-        return names.index(layer)
+        """Position in ``layers`` of the layer called ``layer``, or of the branch that has it in one of its paths.
+
+        ValueError with the names that exist.
+        """
+        for i, each in enumerate(self.layers):
+            if any(inner.name == layer for inner in flat([each])):
+                return i
+        names = " ".join(each.name for each in flat(self.layers))
+        raise ValueError(f"no layer {layer!r} in {self.name}; its layers are {names}")
 
     @property
     def side(self) -> int:
@@ -133,8 +204,9 @@ class Arch:
         return self.input[0]
 
     def upto(self, layer: str) -> "Arch":
-        """The same network, ending with the layer called ``layer``."""
-        return Arch(self.name, self.input, self.layers[: self.index(layer) + 1])
+        """The same network, ending with the layer called ``layer``; inside a branch, of its paths only that one."""
+        self.index(layer)  # raises where there is none
+        return Arch(self.name, self.input, _chain(self.layers, layer))
 
     def shapes(self) -> dict[str, Shape]:
         """Output shape of every layer, without the batch axis: (H, W, C) or (units,)."""
@@ -142,31 +214,41 @@ class Arch:
 
     @cached_property
     def _shapes(self) -> dict[str, Shape]:
-        shape: Shape = self.input
-        shapes = {}
-        for layer in self.layers:
-            try:
-                shape = _out_shape(layer, shape)
-            except ValueError as error:
-                raise ValueError(f"arch {self.name}, layer {layer.name}: {error}") from None
-            shapes[layer.name] = shape
-        return shapes
+        return {name: after for name, (_, after) in self._around.items()}
 
     def input_shapes(self) -> dict[str, Shape]:
         """Input shape of every layer, without the batch axis."""
-        return dict(zip(self._shapes, [self.input, *self._shapes.values()], strict=False))
+        return {name: before for name, (before, _) in self._around.items()}
+
+    @cached_property
+    def _around(self) -> dict[str, tuple[Shape, Shape]]:
+        """Every layer's shapes before and after it."""
+        around: dict[str, tuple[Shape, Shape]] = {}
+
+        def along(layers: tuple[Layer, ...], shape: Shape) -> Shape:
+            for layer in layers:
+                ends = [along(path, shape) for path in layer.paths] if isinstance(layer, Branch) else []
+                try:
+                    after = _joined(layer, ends) if isinstance(layer, Branch) else out_shape(layer, shape)
+                except ValueError as error:
+                    raise ValueError(f"arch {self.name}, layer {layer.name}: {error}") from None
+                around[layer.name] = shape, after
+                shape = after
+            return shape
+
+        along(self.layers, self.input)
+        return around
 
     def param_shapes(self) -> dict[str, dict[str, Shape]]:
         """Shapes of ``w`` (K, K, C / groups, M) or (inputs, units) and ``b`` of every layer that has them."""
         shapes: dict[str, dict[str, Shape]] = {}
-        before: Shape = self.input
-        for layer, after in zip(self.layers, self.shapes().values(), strict=True):
+        before = self.input_shapes()
+        for layer in flat(self.layers):
             match layer:
                 case Conv(name, filters, size, groups=groups):
-                    shapes[name] = {"w": (size, size, before[2] // groups, filters), "b": (filters,)}
+                    shapes[name] = {"w": (size, size, before[name][2] // groups, filters), "b": (filters,)}
                 case Linear(name, units):
-                    shapes[name] = {"w": (_product(before), units), "b": (units,)}
-            before = after
+                    shapes[name] = {"w": (_product(before[name]), units), "b": (units,)}
         return shapes
 
     def param_count(self) -> int:
@@ -184,14 +266,13 @@ class Arch:
     def field(self, layer: str) -> Field:
         """Receptive field of one position of the layer called ``layer``, which must be a layer of maps."""
         part = self.upto(layer)
-        if any(isinstance(each, Linear) for each in part.layers):
+        if any(isinstance(each, Linear | Flatten) for each in part.layers):
             raise ValueError(f"{layer} of {self.name} sees the whole image: only layers of maps have a field")
-        return receptive_field(each.window for each in part.layers if isinstance(each, Conv | Pool))
+        return receptive_field(windows(part.layers))
 
     def to_json(self) -> str:
         """One line of JSON that `from_json` reads back."""
-        layers = [{"kind": _kind(layer), **asdict(layer)} for layer in self.layers]
-        return json.dumps({"name": self.name, "input": self.input, "layers": layers})
+        return json.dumps({"name": self.name, "input": self.input, "layers": [_object(each) for each in self.layers]})
 
     @staticmethod
     def from_json(text: str) -> "Arch":
@@ -204,19 +285,24 @@ class Arch:
             raise ValueError("the architecture needs a name, an input and layers, and nothing else")
         if not isinstance(data["input"], list) or not isinstance(data["layers"], list):
             raise ValueError("the architecture's input and layers must be lists")
-        return Arch(data["name"], tuple(data["input"]), tuple(_layer(each) for each in data["layers"]))
+        try:
+            layers = tuple(_layer(each) for each in data["layers"])
+        except RecursionError:
+            raise ValueError("the architecture has too many branches inside each other") from None
+        return Arch(data["name"], tuple(data["input"]), layers)
 
     def __str__(self) -> str:
         """A table: name, kind, output shape, parameters, multiply-adds, receptive field / stride."""
         shapes, params, macs = self.shapes(), self.param_shapes(), self.macs()
         rows = [("layer", "kind", "output", "parameters", "multiply-adds", "field/stride")]
-        for layer in self.layers:
+        for layer in flat(self.layers):
             name, shape = layer.name, shapes[layer.name]
             count = sum(_product(s) for s in params.get(name, {}).values())
             field = "{0.size}/{0.stride}".format(self.field(name)) if len(shape) == 3 else "all"
             rows.append((name, _kind(layer), "x".join(map(str, shape)),
                          f"{count:,}" if count else "", f"{macs[name]:,}" if count else "", field))  # fmt: skip
-        lines = ["{:<8}{:<9}{:>13}{:>13}{:>15}{:>14}".format(*row) for row in rows]
+        width = max(8, 1 + max(len(row[0]) for row in rows))
+        lines = ["{:<{width}}{:<9}{:>13}{:>13}{:>15}{:>14}".format(*row, width=width) for row in rows]
         total = f"{self.param_count():,} parameters, {sum(macs.values()):,} multiply-adds per image"
         return "\n".join([f"{self.name}, input {'x'.join(map(str, self.input))}", *lines, total])
 
@@ -229,10 +315,28 @@ def _product(shape: Shape) -> int:
     return math.prod(shape)
 
 
-def _out_shape(layer: Layer, shape: Shape) -> Shape:
+def _chain(layers: tuple[Layer, ...], layer: str) -> tuple[Layer, ...]:
+    """The layers that lead to the one called ``layer``, with it at their end."""
+    at, last = next((i, each) for i, each in enumerate(layers) if any(inner.name == layer for inner in flat([each])))
+    if not isinstance(last, Branch) or last.name == layer:
+        return layers[: at + 1]
+    path = next(path for path in last.paths if any(each.name == layer for each in flat(path)))
+    return layers[:at] + _chain(path, layer)
+
+
+def _joined(layer: Branch, ends: list[Shape]) -> Shape:
+    """Output shape of a branch whose paths end with these shapes; ValueError where they cannot be joined."""
+    _check_name(layer.name)
+    if not ends or any(len(end) != 3 or end[:2] != ends[0][:2] for end in ends):
+        raise ValueError(f"its paths end with {', '.join(map(str, ends)) or 'nothing'}; they need maps of one size")
+    _ = layer.window  # raises where steps differ
+    return *ends[0][:2], sum(end[2] for end in ends)
+
+
+def out_shape(layer: Layer, shape: Shape) -> Shape:
     """Output shape of one layer on an input of ``shape``; ValueError where it cannot be."""
     _check_fields(layer)
-    if isinstance(layer, Conv | Pool | Norm) and len(shape) != 3:
+    if isinstance(layer, Conv | Pool | Average | Norm) and len(shape) != 3:
         raise ValueError(f"a {_kind(layer)} layer needs maps, but it gets {shape[0]} units")
     match layer:
         case Conv(_, filters, size, stride, pad, groups):
@@ -240,11 +344,13 @@ def _out_shape(layer: Layer, shape: Shape) -> Shape:
                 raise ValueError(f"{shape[2]} maps and {filters} filters do not divide into {groups} groups")
             window = Window(size, stride, pad)
             out = tuple(conv_size(n, window) for n in shape[:2])
-        case Pool(_, size, stride, pad, ceil):
+        case Pool(_, size, stride, pad, ceil) | Average(_, size, stride, pad, ceil):
             window = Window(size, stride, pad)
             out = tuple(pool_size(n, window, ceil=ceil) for n in shape[:2])
         case Linear(_, units):
             return (units,)
+        case Flatten():
+            return (_product(shape),)
         case _:
             return shape
     if min(out) < 1:
@@ -260,9 +366,13 @@ _RANGES: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 
 
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise ValueError(f"its name is {name!r}; a name is 1 to 64 letters, digits, _ or -")
+
+
 def _check_fields(layer: Layer) -> None:
-    if not isinstance(layer.name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", layer.name):
-        raise ValueError(f"its name is {layer.name!r}; a name is 1 to 64 letters, digits, _ or -")
+    _check_name(layer.name)
     for field in fields(layer):
         value = getattr(layer, field.name)
         kinds = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}[field.type.__name__]  # type: ignore[union-attr]
@@ -271,12 +381,20 @@ def _check_fields(layer: Layer) -> None:
         low, high = _RANGES.get(field.name, (-math.inf, math.inf))
         if not isinstance(value, str) and not low <= value < high:
             raise ValueError(f"{field.name} is {value}, it needs {low} <= {field.name} < {high}")
-    if isinstance(layer, Conv | Pool) and layer.pad >= layer.size:
+    if isinstance(layer, Conv | Pool | Average) and layer.pad >= layer.size:
         raise ValueError(f"pad is {layer.pad}; it must be smaller than the window, {layer.size}")
     if isinstance(layer, Pool) and layer.size > 16:
         raise ValueError(f"size is {layer.size}; switches are bytes, so a region has at most 16 x 16 cells")
     if isinstance(layer, Norm) and (layer.n % 2 == 0 or layer.k == 0):
         raise ValueError(f"n is {layer.n} and k {layer.k}; it needs an odd n and k > 0")
+
+
+def _object(layer: Layer) -> dict[str, Any]:
+    """A layer record as JSON takes it."""
+    values = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    if isinstance(layer, Branch):
+        values["paths"] = [[_object(each) for each in path] for path in layer.paths]
+    return {"kind": _kind(layer), **values}
 
 
 def _layer(data: Any) -> Layer:
@@ -288,7 +406,13 @@ def _layer(data: Any) -> Layer:
     names = {field.name for field in fields(kind)}
     if extra := given.keys() - names:
         raise ValueError(f"{data['kind']} layer {data.get('name')!r} has unknown fields: {', '.join(sorted(extra))}")
+    if kind is Branch and "paths" in given:
+        paths = given["paths"]
+        if not isinstance(paths, list) or not all(isinstance(path, list) for path in paths):
+            raise ValueError(f"branch layer {data.get('name')!r:.80}: its paths must be a list of lists of layers")
+        given["paths"] = tuple(tuple(_layer(each) for each in path) for path in paths)
     try:
-        return kind(**given)
+        made: Layer = kind(**given)
+        return made
     except TypeError:
         raise ValueError(f"{data['kind']} layer {data.get('name')!r:.80} lacks some of {sorted(names)}") from None

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from refnet import parallel
-from refnet.arch import Conv, Layer, Params, Pool, Shape
-from refnet.backend import Array, array_module, empty
+from refnet.arch import Average, Branch, Conv, Layer, Params, Pool, Shape, Windowed, flat
+from refnet.backend import Array, array_module, empty, zeros
 from refnet.geometry import Window
-from refnet.layers import Kept, Rules, back, operations
+from refnet.layers import Down, Kept, Rules, averaging, back, operations, split, walk_down
 from refnet.net import SLICE_BYTES, SLICES, Stage, Trace, naming, with_filters
+from refnet.ops.average import edge_weights
 
 _DEVICE_BYTES = 1 << 30  # of unfolded windows that a GPU has at a time; launches cost more than its cache gives
 
@@ -41,6 +42,11 @@ class Boxes(NamedTuple):
         """The boxes of some signals."""
         return Boxes(self.origin[signals], self.size)
 
+    def inside(self, other: "Boxes") -> tuple[slice, slice, slice]:
+        """Where they lie in others that hold them, each at the same place of its own."""
+        row, column = (self.origin[0] - other.origin[0]).tolist()
+        return slice(None), slice(row, row + self.size[0]), slice(column, column + self.size[1])
+
     def cut(self, maps: Array) -> Array:
         """The boxes of maps (S, H, W, C), one in each."""
         y: Array = operations(maps).cut_boxes(maps, np.arange(len(maps)), self.origin, size=self.size)
@@ -62,7 +68,7 @@ def descend(
     -------
     r : (S, h, w, colours), and the boxes of the input that this is
     """
-    arch, below, threads = trace.arch, trace.arch.input_shapes(), trace.threads
+    arch, shapes, below, threads = trace.arch, trace.arch.shapes(), trace.arch.input_shapes(), trace.threads
     plan = list(zip(reversed(trace.plan), reversed(trace.kept), strict=True))
     if boxes is None:
         while plan and r.ndim == 2:
@@ -75,15 +81,28 @@ def descend(
         boxes = Boxes(np.zeros((len(r), 2), int), r.shape[1:3])
 
     most, multiple = (SLICE_BYTES, SLICES) if array_module(r) is np else (_DEVICE_BYTES, 1)
-    uppers, lowers, at_a_time = {}, {}, {}
-    for layer in reversed([layer for stage, _ in reversed(plan) for layer in stage.layers]):
-        uppers[layer.name] = boxes
-        if isinstance(layer, Conv):
-            unfolded = boxes.size[0] * boxes.size[1] * layer.size**2 * below[layer.name][2]
-            at_a_time[layer.name] = max(1, min(most // (4 * unfolded), len(r) // multiple))
-        if isinstance(layer, Conv | Pool):
-            boxes = boxes.below(layer.window, below[layer.name][:2])
-        lowers[layer.name] = boxes
+    uppers: dict[str, Boxes] = {}
+    lowers: dict[str, Boxes] = {}
+    at_a_time: dict[str, int] = {}
+
+    signals = len(r)
+
+    def place(layers: tuple[Layer, ...], boxes: Boxes) -> Boxes:
+        """Find out where the signals lie above and below each layer."""
+        for layer in reversed(layers):
+            uppers[layer.name] = boxes
+            if isinstance(layer, Conv):
+                unfolded = boxes.size[0] * boxes.size[1] * layer.size**2 * below[layer.name][2]
+                at_a_time[layer.name] = max(1, min(most // (4 * unfolded), signals // multiple))
+            if isinstance(layer, Branch):
+                for path in layer.paths:
+                    place(path, boxes)
+            if isinstance(layer, Windowed):
+                boxes = boxes.below(layer.window, below[layer.name][:2])
+            lowers[layer.name] = boxes
+        return boxes
+
+    boxes = place(tuple(layer for stage, _ in reversed(plan) for layer in stage.layers), boxes)
     params = with_filters(arch, params, {name: each.size for name, each in uppers.items()}, at_a_time, threads)
 
     def walk(stage: Stage, kept: list[dict[str, Kept]], r: Array) -> Array:
@@ -91,16 +110,25 @@ def descend(
         x = empty((len(r), *lowers[first].size, below[first][2]), r)
 
         def walk_some(part: slice) -> None:
-            signal = r[part]
-            for layer in reversed(stage.layers):
+            def through(layer: Layer, signal: Array) -> Array:
                 upper, lower = uppers[layer.name].of(part), lowers[layer.name].of(part)
                 with naming(layer):
                     arrays = _cut_out(kept, stage, layer, image[part], upper) if rules.looks_at(layer) else ()
                     p, shape = params.get(layer.name, {}), below[layer.name]
-                    signal = _back(layer, p, arrays, signal, upper, lower, below=shape, rules=rules)
-            x[part] = signal
+                    return _back(layer, p, arrays, signal, upper, lower, below=shape, rules=rules)
 
-        size = min((at_a_time.get(layer.name, len(r)) for layer in stage.layers), default=len(r))
+            def fork(branch: Branch, signal: Array, down: Down) -> Array:
+                upper, lower, c = uppers[branch.name], lowers[branch.name], below[branch.name][2]
+                total = zeros((len(signal), *lower.size, c), r)
+                pieces = split(signal, branch, shapes, below[branch.name])
+                for path, piece in zip(branch.paths, pieces, strict=True):
+                    mine = lowers[path[0].name] if path else upper
+                    total[mine.inside(lower)] += down(path, piece)
+                return total
+
+            x[part] = walk_down(stage.layers, r[part], through, fork)
+
+        size = min((at_a_time.get(layer.name, len(r)) for layer in flat(stage.layers)), default=len(r))
         parallel.run(walk_some, parallel.cut(len(r), size, multiple=multiple), threads=threads, like=r)
         return x
 
@@ -112,14 +140,19 @@ def descend(
 def _back(
     layer: Layer, p: dict[str, Array], kept: Kept, r: Array, upper: Boxes, lower: Boxes, *, below: Shape, rules: Rules
 ) -> Array:
-    if not isinstance(layer, Conv | Pool):
+    if not isinstance(layer, Conv | Pool | Average):
         return back(layer, p, kept, r, below=below, rules=rules, threads=1)
     size, stride, pad = layer.window
-    reach = tuple((n - 1) * stride + size for n in upper.size)
+    whole = Boxes(
+        upper.origin * stride - pad, ((upper.size[0] - 1) * stride + size, (upper.size[1] - 1) * stride + size)
+    )
     unpadded = replace(layer, pad=0) if isinstance(layer, Conv) else replace(layer, pad=0, ceil=False)
-    x = back(unpadded, p, kept, r, below=(*reach, below[2]), rules=rules, threads=1)
-    row, column = (lower.origin[0] - (upper.origin[0] * stride - pad)).tolist()
-    x = x[:, row : row + lower.size[0], column : column + lower.size[1]]
+    if isinstance(layer, Average):  # a region at the edge has fewer cells than it would have inside
+        hw = below[0], below[1]
+        r = r * operations(r).cut_boxes(
+            edge_weights(hw, r, **averaging(layer)), np.zeros(len(r), int), upper.origin, size=upper.size
+        )
+    x = back(unpadded, p, kept, r, below=(*whole.size, below[2]), rules=rules, threads=1)[lower.inside(whole)]
     blanked: Array = operations(x).blank_beyond(x, lower.origin, hw=below[:2])
     return blanked
 

@@ -18,7 +18,10 @@ def check_input(checkpoint: Checkpoint) -> None:
     """ValueError unless the network was made for images as refnet reads them."""
     if (checkpoint.colour_order, checkpoint.input_range) != ("RGB", 255):
         made_for = f"{checkpoint.colour_order} images of 0..{checkpoint.input_range:g}"
-        raise ValueError(f"the network was made for {made_for}; images are read as RGB of 0..255")
+        raise ValueError(
+            f"the network was made for {made_for}; images are read as RGB of 0..255: "
+            "tools/convert.py makes it one for these"
+        )
 
 
 def stream(

@@ -137,6 +137,14 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def datasets(file: Any) -> dict[str, Any]:
+    """Every dataset by its path, none of them read; ValueError for links and what is stored elsewhere or not at all."""
+    found = {path: item for path, item in _walk(file) if isinstance(item, h5py.Dataset)}
+    for path, item in found.items():
+        _check_storage(path, item)
+    return found
+
+
 def _declared(file: Any) -> Content:
     """All attributes, and all datasets as yet unread."""
     content = Content({"/": _attributes(file)}, {})

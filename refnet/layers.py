@@ -4,13 +4,15 @@
 `match`: training, deconvnet and guided backprop differ only in the `Rules` for relu and normalisation.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from refnet import ops, parallel
-from refnet.arch import Conv, Dropout, Layer, Linear, Norm, Pool, Relu, Shape
+from refnet.arch import Average, Branch, Conv, Dropout, Flatten, Layer, Linear, Norm, Pool, Relu, Shape
 from refnet.backend import Array, array_module, empty
 from refnet.ops.dropout import dropout_forward
 from refnet.ops.winograd import winograd_forward, winograd_grads, winograd_transpose
@@ -94,9 +96,13 @@ def forward(
             size, stride, pad, ceil = layer.size, layer.stride, layer.pad, layer.ceil
             y, switches = op.pool_forward(x, size=size, stride=stride, pad=pad, ceil=ceil, switches=keep)
             return y, (switches,)
+        case Average():
+            return op.average_forward(x, **averaging(layer)), ()
         case Norm():
             y, scale = op.lrn_forward(x, n=layer.n, k=layer.k, alpha=layer.alpha, beta=layer.beta)
             return y, (x, scale)
+        case Flatten():
+            return x.reshape(len(x), int(np.prod(x.shape[1:]))), ()
         case Linear():
             x = x.reshape(len(x), int(np.prod(x.shape[1:])))
             if op is not ops:
@@ -108,6 +114,73 @@ def forward(
             return y, (x,)
         case Dropout():
             return (x, ()) if mask is None else (dropout_forward(x, mask), (mask,))
+        case Branch():
+            return x, ()  # what its paths have made is joined already
+
+
+# down(path, part): walk a path of a branch back with its part of the signal.
+Down = Callable[[tuple[Layer, ...], Array], Array]
+
+
+def walk_up(layers: Sequence[Layer], maps: Array, through: Callable[[Layer, Array, Array | None], Array]) -> Array:
+    """Maps through layers one after the other, and through the paths of branches.
+
+    ``through(layer, maps, out)`` runs one layer; ``out`` is maps that it may overwrite, as only it looks at them.
+    """
+    # Not closures that call themselves: these would hold their arrays until the garbage collector comes.
+    out = None
+    for layer in layers:
+        if isinstance(layer, Branch):
+            maps = join([walk_up(path, maps, through) for path in layer.paths])
+        maps = through(layer, maps, out)
+        out = maps if isinstance(layer, Conv | Linear) else None
+    return maps
+
+
+def walk_down(
+    layers: Sequence[Layer],
+    r: Array,
+    through: Callable[[Layer, Array], Array],
+    fork: Callable[[Branch, Array, Down], Array],
+) -> Array:
+    """A signal back through layers, the last one first; ``fork(branch, r, down)`` is the way through a branch."""
+    for layer in reversed(layers):
+        if isinstance(layer, Branch):
+            r = fork(layer, r, lambda path, part: walk_down(path, part, through, fork))
+        else:
+            r = through(layer, r)
+    return r
+
+
+def join(paths: list[Array]) -> Array:
+    """The paths' maps (N, P, Q, M1), (N, P, Q, M2), ... side by side (N, P, Q, M1 + M2 + ...)."""
+    shape = *paths[0].shape[:3], sum(each.shape[3] for each in paths)
+    joined: Array = array_module(*paths).concatenate(paths, axis=3, out=empty(shape, paths[0]))
+    return joined
+
+
+def split(r: Array, branch: Branch, shapes: dict[str, Shape], below: Shape) -> list[Array]:
+    """Each path's part of a signal r (N, P, Q, M) on a branch's output; adjoint of `join`.
+
+    ``shapes`` has the output of every layer, ``below`` is that of the branch's input.
+    """
+    ends = np.cumsum([(shapes[path[-1].name] if path else below)[2] for path in branch.paths]).tolist()
+    return [r[..., start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def meet(signals: list[Array]) -> Array:
+    """The sum of the paths' signals where they meet, at the branch's input; in the paths' order."""
+    total = signals[0]
+    for each in signals[1:]:
+        total = array_module(total, each).add(total, each, out=empty(each.shape, each))
+    return total
+
+
+def averaging(layer: Average) -> dict[str, Any]:
+    """What the operations want to know of the layer."""
+    return {
+        "size": layer.size, "stride": layer.stride, "pad": layer.pad, "ceil": layer.ceil, "count_pad": layer.count_pad
+    }  # fmt: skip
 
 
 def back(
@@ -137,10 +210,14 @@ def back(
         case Pool():
             hw = below[0], below[1]
             return op.unpool(r, *kept, size=layer.size, stride=layer.stride, pad=layer.pad, ceil=layer.ceil, hw=hw)
+        case Average():
+            return op.average_transpose(r, **averaging(layer), hw=(below[0], below[1]))
         case Norm() if rules.norm == "gradient":
             return op.lrn_backward(r, *kept, n=layer.n, alpha=layer.alpha, beta=layer.beta)
         case Norm():
             return r
+        case Flatten():
+            return r.reshape(len(r), *below)
         case Linear():
             if op is not ops:
                 return op.linear_transpose(r, p["w"]).reshape(len(r), *below)
@@ -150,6 +227,8 @@ def back(
             return x.reshape(len(r), *below)
         case Dropout():
             return dropout_forward(r, *kept) if kept else r
+        case Branch():
+            raise TypeError(f"the signal on {layer.name} must be split for its paths")
 
 
 def grads(

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from refnet import loader, net
-from refnet.arch import Arch, Conv, Dropout, Norm, Pool, Relu
+from refnet.arch import Arch, Conv, Dropout, Flatten, Norm, Pool, Relu, flat
 from refnet.backend import cores
 
 _FLOAT = 4
@@ -18,11 +18,11 @@ def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int
     """
     values = 0.0  # of the trace, per image
     shapes = arch.shapes()
-    for layer in arch.layers:
+    for layer in flat(arch.layers):
         size = math.prod(shapes[layer.name])
         match layer:
-            case Relu():
-                pass  # overwrites its input
+            case Relu() | Flatten():
+                pass  # overwrites its input, or is it
             case Pool():
                 values += 1.25 * size  # and a byte for each switch
             case Norm() | Dropout():
@@ -39,8 +39,9 @@ def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int
 
 def _scratch(arch: Arch, stage: net.Stage) -> int:
     """Values that are in use for each image of a slice: unfolded windows, and what goes from layer to layer."""
-    unfolded = max((net.unfolded_values(arch, layer) for layer in stage.layers if isinstance(layer, Conv)), default=0)
-    return unfolded + 4 * max(math.prod(arch.shapes()[layer.name]) for layer in stage.layers)
+    layers, shapes = list(flat(stage.layers)), arch.shapes()
+    unfolded = max((net.unfolded_values(arch, layer) for layer in layers if isinstance(layer, Conv)), default=0)
+    return unfolded + 4 * max(math.prod(shapes[layer.name]) for layer in layers)
 
 
 def available_bytes() -> float:

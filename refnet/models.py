@@ -69,10 +69,10 @@ MODELS = {arch.name: arch for arch in (ZFNET, KRIZHEVSKY, SMALL, MINI, TINY)}
 
 
 def with_classes(arch: Arch, classes: int) -> Arch:
-    """``arch`` with so many outputs."""
-    *layers, last = arch.layers
-    assert isinstance(last, Linear)
-    return replace(arch, layers=(*layers, replace(last, units=classes)))
+    """``arch`` with so many outputs: units of its last layer with weights, or filters (SqueezeNet)."""
+    at, last = [(i, layer) for i, layer in enumerate(arch.layers) if isinstance(layer, Conv | Linear)][-1]
+    new = replace(last, units=classes) if isinstance(last, Linear) else replace(last, filters=classes)
+    return replace(arch, layers=(*arch.layers[:at], new, *arch.layers[at + 1 :]))
 
 
 def _stage(layer: Layer) -> int:

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refnet import parallel
-from refnet.arch import Arch, Conv, Dropout, Layer, Linear, Params, Shape
+from refnet.arch import Arch, Branch, Conv, Dropout, Flatten, Layer, Linear, Params, Shape, flat
 from refnet.backend import Array, array_module, empty, to_device, to_host, zeros
-from refnet.layers import GRADIENT, Kept, Rules, back, grads
+from refnet.layers import GRADIENT, Down, Kept, Rules, back, grads, meet, split, walk_down, walk_up
 from refnet.layers import forward as forward_layer
 from refnet.ops import winograd
 from refnet.ops.dropout import dropout_mask
@@ -47,8 +47,8 @@ class Stage(NamedTuple):
 class Trace:
     """What a forward run leaves: the layers up to where it stopped, and the arrays that their way back needs.
 
-    ``kept`` has a list for each stage, with the arrays of each of its slices by layer. They are the trace's own, but
-    for ``x``, which is the caller's.
+    ``kept`` has a list for each stage, with the arrays of each of its slices by layer, those inside of branches too.
+    They are the trace's own, but for ``x``, which is the caller's.
     """
 
     arch: Arch
@@ -160,7 +160,7 @@ def forward(
 
 def _masks(arch: Arch, x: Array, rng: np.random.Generator, rows: tuple[int, int] | None) -> dict[str, np.ndarray]:
     """The masks of dropout for images x, drawn on the host."""
-    layers, shapes = [each for each in arch.layers if isinstance(each, Dropout)], arch.shapes()
+    layers, shapes = [each for each in flat(arch.layers) if isinstance(each, Dropout)], arch.shapes()
     first, total = rows or (0, len(x))
     return {
         each.name: dropout_mask((total, *shapes[each.name]), rate=each.rate, rng=rng, dtype=x.dtype)[
@@ -203,7 +203,7 @@ def backward(
     sums: dict[str, dict[str, parallel.OrderedSum]] = {
         name: {"w": parallel.OrderedSum(), "b": parallel.OrderedSum()} for name in trace.arch.param_shapes()
     }
-    slices = {layer.name: len(stage.slices) for stage in trace.plan for layer in stage.layers}
+    slices = {layer.name: len(stage.slices) for stage in trace.plan for layer in flat(stage.layers)}
 
     def collect(layer: str, index: int, dw: Array, db: Array) -> None:
         sums[layer]["w"].add(index, dw)
@@ -250,8 +250,8 @@ def back_through(
     """
     arch, plan = trace.arch, trace.plan
     check_signal(trace, r, len(r) == trace.n)
-    params = with_filters(arch, params, arch.shapes(), _at_a_time(plan), trace.threads)
-    below = arch.input_shapes()
+    shapes, below = arch.shapes(), arch.input_shapes()
+    params = with_filters(arch, params, shapes, _at_a_time(plan), trace.threads)
 
     def descend(stage: Stage, kept: list[dict[str, Kept]], r: Array) -> Array:
         handed_on = len(stage.slices) == 1 and stage is not plan[0]  # the signal is nobody else's
@@ -260,16 +260,22 @@ def back_through(
 
         def descend_slice(index: int) -> Array:
             images, arrays = stage.slices[index], kept[index]
-            signal = r[images]
-            for layer in reversed(stage.layers):
+
+            def through(layer: Layer, signal: Array) -> Array:
                 with naming(layer):
                     p, mine = params.get(layer.name, {}), arrays[layer.name]
                     if collect is not None and isinstance(layer, Conv | Linear):
                         collect(layer.name, index, *grads(layer, p, mine, signal, threads=threads))
                     if layer is arch.layers[0] and not to_input:
                         return signal
-                    signal = back(layer, p, mine, signal, below=below[layer.name], rules=rules, threads=threads)
-            if not handed_on:
+                    return back(layer, p, mine, signal, below=below[layer.name], rules=rules, threads=threads)
+
+            def fork(branch: Branch, signal: Array, down: Down) -> Array:
+                parts = split(signal, branch, shapes, below[branch.name])
+                return meet([down(path, part) for path, part in zip(branch.paths, parts, strict=True)])
+
+            signal = walk_down(stage.layers, r[images], through, fork)
+            if not handed_on and (to_input or stage is not plan[0]):
                 x[images] = signal
             return signal
 
@@ -316,13 +322,15 @@ def _run(
         y = x if handed_on else empty((len(x), *shapes[last.name]), x)
         inner = stage.inner_threads(threads)
         # Asked for only now: they are drawn while the stages before are under way.
-        mine: dict[str, Array] = masks() if masks and any(isinstance(each, Dropout) for each in stage.layers) else {}
-        if array_module(x) is not np:
-            mine = {each.name: to_device(mine[each.name], "cuda") for each in stage.layers if each.name in mine}
+        dropouts = [each.name for each in flat(stage.layers) if isinstance(each, Dropout)]
+        mine: dict[str, Array] = masks() if masks and dropouts else {}
+        if array_module(x) is not np and mine:
+            mine = {name: to_device(mine[name], "cuda") for name in dropouts}
 
         def climb_slice(images: slice) -> tuple[Array, dict[str, Kept]]:
-            maps, out, kept = x[images], None, {}
-            for layer in stage.layers:
+            kept: dict[str, Kept] = {}
+
+            def through(layer: Layer, maps: Array, out: Array | None) -> Array:
                 if layer is last and not handed_on and not (keep and leaves):
                     out = y[images]
                 mask = mine[layer.name][images] if layer.name in mine else None
@@ -333,8 +341,9 @@ def _run(
                     kept[layer.name] = arrays
                 if watch is not None:
                     watch(layer.name, images, maps)
-                owned = isinstance(layer, Conv | Linear)
-                out = maps if owned else None
+                return maps
+
+            maps = walk_up(stage.layers, x[images], through)
             if not handed_on:
                 y[images] = maps
             return maps, kept
@@ -380,17 +389,17 @@ def stages(arch: Arch, n: int) -> list[Stage]:
 def _parts(arch: Arch) -> list[tuple[Layer, ...]]:
     parts: list[list[Layer]] = [[]]
     for layer in arch.layers:
-        units = any(isinstance(each, Linear) for each in parts[-1])
-        if parts[-1] and not units and isinstance(layer, Conv | Linear):
+        units = any(isinstance(each, Linear | Flatten) for each in parts[-1])
+        if parts[-1] and not units and isinstance(layer, Conv | Linear | Flatten | Branch):
             parts.append([])
         parts[-1].append(layer)
     return [tuple(part) for part in parts]
 
 
 def _cut(arch: Arch, layers: tuple[Layer, ...], n: int) -> list[slice]:
-    if any(isinstance(layer, Linear) for layer in layers):
+    if any(isinstance(layer, Linear | Flatten) for layer in layers):
         return [slice(0, n)]
-    largest = max((unfolded_values(arch, layer) for layer in layers if isinstance(layer, Conv)), default=1)
+    largest = max((unfolded_values(arch, layer) for layer in flat(layers) if isinstance(layer, Conv)), default=1)
     return parallel.cut(n, max(1, SLICE_BYTES // (4 * largest)), multiple=SLICES)
 
 
@@ -401,7 +410,7 @@ def unfolded_values(arch: Arch, layer: Conv) -> int:
 
 def _at_a_time(stages: list[Stage]) -> dict[str, int]:
     """How many images each layer sees at a time."""
-    return {layer.name: stage.slices[0].stop for stage in stages for layer in stage.layers if stage.slices}
+    return {layer.name: stage.slices[0].stop for stage in stages for layer in flat(stage.layers) if stage.slices}
 
 
 def with_filters(
@@ -428,7 +437,7 @@ def with_filters(
         rows = at_a_time[layer.name] * winograd.tile_count(hw)
         return rows >= _MIN_ROWS and winograd.suits(layer.window, hw, c * layer.groups, m, layer.groups)
 
-    layers = [each for each in arch.layers if isinstance(each, Conv) and each.name in at_a_time and gains(each)]
+    layers = [each for each in flat(arch.layers) if isinstance(each, Conv) and each.name in at_a_time and gains(each)]
     if not layers:
         return params
     filters = parallel.run(lambda each: winograd.filters(params[each.name]["w"], each.window), layers, threads=threads)

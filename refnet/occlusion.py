@@ -5,17 +5,20 @@ are right already. So the bare image runs once, and then each place of the squar
 windows see is cut out of the bare maps, the box below is pasted over it, and the layer runs on that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refnet import net, parallel
-from refnet.arch import Arch, Conv, Layer, Params, Pool, Relu, Shape
+from refnet.arch import Arch, Average, Branch, Conv, Layer, Params, Pool, Relu, Shape, Windowed, flat
 from refnet.backend import Array, array_module, empty
 from refnet.geometry import Window
-from refnet.layers import operations
+from refnet.layers import averaging, join, operations
+from refnet.ops.average import edge_weights
 from refnet.ops.loss import softmax
 
 
@@ -83,51 +86,101 @@ def slide(
         If dtypes or backends differ.
     """
     maps, layer = _check(arch, x, square, step, layer, map)
-    xp, op, shapes, last = array_module(x), operations(x), arch.shapes(), maps[-1].name
+    xp, op, last = array_module(x), operations(x), maps[-1].name
     try:
         seen = xp.broadcast_to(xp.asarray(fill, dtype=x.dtype), x.shape)
     except ValueError:
         raise ValueError(f"fill is {np.shape(fill)}, it must broadcast to x {x.shape}") from None
 
-    bare = {"": x}  # the bare image, and every layer's output for it
+    bare: dict[str, Array] = {}  # every layer's output for the bare image
 
     def keep(name: str, _: slice, y: Array) -> None:
         bare[name] = y[0].copy()
 
     base_logits = net.predict(arch, params, x[None], watch=keep, threads=threads)[0]
     strongest = int(bare[layer].max(axis=(0, 1)).argmax()) if map is None else map
-    padded = {
-        each.name: _padded(bare[below], each, shapes[each.name])
-        for below, each in zip(["", *shapes], maps, strict=False)
-        if isinstance(each, Conv | Pool)
-    }
     rows, cols = (np.arange(0, side - square + 1, step) for side in x.shape[:2])
     places = np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
     logits, activity = empty((len(places), *base_logits.shape), x), empty((len(places),), x)
+    run = _Boxed(arch, params, x, bare, layer, strongest, threads)
     for batch in parallel.cut(len(places), _BATCH):
-        corners = places[batch]  # of the boxes y
-        alone = np.zeros(len(corners), int)  # all boxes are of the one image
-        y, first, stop = op.cut_boxes(seen[None], alone, corners, size=(square, square)), corners, corners + square
-        for part in _parts(maps, layer):
-            head = part[0]
-            if isinstance(head, Conv | Pool):
-                size, stride, pad = window = head.window
-                first, stop = changed(first, stop, window, shapes[head.name][:2])
-                above, hw = boxes(first, stop, shapes[head.name][:2])
-                start = above * stride  # in the padded maps, where y lies at corners + pad
-                reach = tuple((n - 1) * stride + size for n in hw)
-                around = op.cut_boxes(padded[head.name][None], alone, start, size=reach)
-                op.paste_boxes(y, corners + pad - start, around)
-                y, corners = around, above
-                part = [replace(head, pad=0), *part[1:]]
-            y = _run(arch, part, params, y, threads)
-            if part[-1].name == layer:
-                one = [strongest]
-                activity[batch] = _whole(y[..., one], corners, bare[layer][..., one]).sum(axis=(1, 2, 3))
-        logits[batch] = _run(arch, arch.layers[len(maps) :], params, _whole(y, corners, bare[last]), threads)
+        corners = places[batch]
+        y = op.cut_boxes(seen[None], np.zeros(len(corners), int), corners, size=(square, square))
+        end = run.along(maps, _Changed(y, corners, corners, corners + square), activity[batch])
+        logits[batch] = _run(arch, arch.layers[len(maps) :], params, _whole(end.y, end.corners, bare[last]), threads)
     logits, activity = (a.reshape(len(rows), len(cols), *a.shape[1:]) for a in (logits, activity))
     base_activity = float(bare[layer][..., strongest].sum())
     return Sweep(rows, cols, logits, activity, layer, strongest, base_logits, base_activity)
+
+
+class _Changed(NamedTuple):
+    """What squares have changed of some maps: boxes y (S, h, w, C) at ``corners``, of which ``first`` to ``stop``."""
+
+    y: Array
+    corners: np.ndarray
+    first: np.ndarray
+    stop: np.ndarray
+
+
+class _Boxed:
+    """Runs layers on what squares change; around it, the maps are those of the ``bare`` image x."""
+
+    def __init__(
+        self, arch: Arch, params: Params, x: Array, bare: dict[str, Array], layer: str, map: int, threads: int | None
+    ) -> None:
+        self.arch, self.params, self.bare, self.threads = arch, params, bare, threads
+        self.layer, self.map = layer, map  # whose activity is summed
+        self.shapes, self.below = arch.shapes(), arch.input_shapes()
+        self.inputs = {
+            each.name: of for each, of in _inputs([each for each in arch.layers if each.name in bare], x, bare)
+        }
+
+    def along(self, layers: Sequence[Layer], at: _Changed, activity: Array) -> _Changed:
+        """What the layers make of changed boxes; the watched map's sums (S,) go into ``activity``."""
+        for part in _parts(layers, self.layer):
+            head, name = part[0], part[-1].name
+            if isinstance(head, Branch):
+                at = self._join(head, [self.along(path, at, activity) for path in head.paths])
+                part = part[1:]
+            elif isinstance(head, Conv | Pool | Average):
+                at = self._through(head, at)
+                part = part[1:]
+            if part:
+                at = at._replace(y=_run(self.arch, part, self.params, at.y, self.threads))
+            if name == self.layer:
+                one = [self.map]
+                whole = _whole(at.y[..., one], at.corners, self.bare[name][..., one])
+                activity[...] = whole.sum(axis=(1, 2, 3))
+        return at
+
+    def _through(self, layer: Conv | Pool | Average, at: _Changed) -> _Changed:
+        """A layer with windows: they see the changed boxes and what surrounds them."""
+        size, stride, pad = layer.window
+        hw, op, alone = self.shapes[layer.name][:2], operations(at.y), np.zeros(len(at.y), int)
+        first, stop = changed(at.first, at.stop, layer.window, hw)
+        corners, (h, w) = boxes(first, stop, hw)
+        start = corners * stride  # in the padded maps, where y lies at its corners + pad
+        padded = _padded(self.inputs[layer.name], layer, hw)
+        around = op.cut_boxes(padded[None], alone, start, size=((h - 1) * stride + size, (w - 1) * stride + size))
+        op.paste_boxes(at.y, at.corners + pad - start, around)
+        y = _run(self.arch, [replace(layer, pad=0)], self.params, around, self.threads)
+        if isinstance(layer, Average):  # a region at the edge has fewer cells than it would have inside
+            weights = edge_weights(self.below[layer.name][:2], y, **averaging(layer))
+            y *= op.cut_boxes(weights, alone, corners, size=(h, w))
+        return _Changed(y, corners, first, stop)
+
+    def _join(self, branch: Branch, ends: list[_Changed]) -> _Changed:
+        """The paths' maps side by side, in boxes that hold what has changed in any of them."""
+        first = reduce(np.minimum, [end.first for end in ends])
+        stop = reduce(np.maximum, [end.stop for end in ends])
+        corners, size = boxes(first, stop, self.shapes[branch.name][:2])
+        pieces = []
+        for path, end in zip(branch.paths, ends, strict=True):
+            bare = self.bare[path[-1].name] if path else self.inputs[branch.name]
+            piece = operations(end.y).cut_boxes(bare[None], np.zeros(len(corners), int), corners, size=size)
+            operations(piece).paste_boxes(end.y, end.corners - corners, piece)
+            pieces.append(piece)
+        return _Changed(join(pieces), corners, first, stop)
 
 
 _BATCH = 128  # places that run at once: enough rows for fast products, in 130 MB for ZFNet behind squares of 27
@@ -155,9 +208,9 @@ def _check(arch: Arch, x: Array, square: int, step: int, layer: str | None, map:
     if not 0 < len(maps) < len(arch.layers):
         needs = "it needs some, and then fully connected ones"
         raise ValueError(f"{arch.name}: {len(maps)} of {len(arch.layers)} layers have maps; {needs}")
-    names = [each.name for each in maps]
+    names = [each.name for each in flat(maps)]
     if layer is None:
-        layer = next((each.name for each in reversed(maps) if isinstance(each, Relu)), names[-1])
+        layer = next((each.name for each in reversed(list(flat(maps))) if isinstance(each, Relu)), names[-1])
     if layer not in names:
         raise ValueError(f"layer is {layer!r}, it needs one of {arch.name}'s layers of maps: {' '.join(names)}")
     if map is not None and not 0 <= map < shapes[layer][2]:
@@ -171,18 +224,28 @@ def _check(arch: Arch, x: Array, square: int, step: int, layer: str | None, map:
     return maps, layer
 
 
-def _padded(x: Array, layer: Conv | Pool, out: Shape) -> Array:
+def _padded(x: Array, layer: Conv | Pool | Average, out: Shape) -> Array:
     """The maps x (H, W, C) with all around them that the layer's windows see; in a pooling region that never wins."""
     ends = [(n - 1) * layer.stride + layer.size - layer.pad - side for n, side in zip(out, x.shape, strict=False)]
     around = [(layer.pad, max(end, 0)) for end in ends[:2]]
-    return array_module(x).pad(x, [*around, (0, 0)], constant_values=0 if isinstance(layer, Conv) else -np.inf)
+    return array_module(x).pad(x, [*around, (0, 0)], constant_values=-np.inf if isinstance(layer, Pool) else 0)
 
 
-def _parts(maps: list[Layer], layer: str) -> list[list[Layer]]:
+def _inputs(layers: Sequence[Layer], x: Array, bare: dict[str, Array]) -> Iterator[tuple[Layer, Array]]:
+    """Every layer, those in branches too, and the maps that it sees in the bare image."""
+    for layer in layers:
+        yield layer, x
+        if isinstance(layer, Branch):
+            for path in layer.paths:
+                yield from _inputs(path, x, bare)
+        x = bare[layer.name]
+
+
+def _parts(layers: Sequence[Layer], layer: str) -> list[list[Layer]]:
     """The layers in parts of which only the first has windows, and one of which ends with ``layer``."""
-    parts: list[list[Layer]] = [[]]
-    for each in maps:
-        if parts[-1] and (isinstance(each, Conv | Pool) or parts[-1][-1].name == layer):
+    parts: list[list[Layer]] = []
+    for each in layers:
+        if not parts or isinstance(each, Windowed) or parts[-1][-1].name == layer:
             parts.append([])
         parts[-1].append(each)
     return parts

@@ -114,6 +114,45 @@ def unpool(r, switches, *, size, stride, pad, hw):
     return x
 
 
+def region(start, size, n, border=0):
+    """The cells of a region that lie in the image or, counted from its edge, at most ``border`` beyond."""
+    return [cell for cell in range(start, start + size) if -border <= cell < n + border]
+
+
+def averaged(hw, *, size, stride, pad, ceil, count_pad):
+    """Every cell that a region averages: the output, the cell, and the number it divides by."""
+    rows, cols = (pool_starts(length, size, stride, pad, ceil) for length in hw)
+    border = pad if count_pad else 0
+    for p, q in np.ndindex(len(rows), len(cols)):
+        count = len(region(rows[p], size, hw[0], border)) * len(region(cols[q], size, hw[1], border))
+        for row in region(rows[p], size, hw[0]):
+            for col in region(cols[q], size, hw[1]):
+                yield (p, q), (row, col), count
+
+
+def average_forward(x, **how):
+    rows, cols = (len(pool_starts(n, how["size"], how["stride"], how["pad"], how["ceil"])) for n in x.shape[1:3])
+    y = np.zeros((len(x), rows, cols, x.shape[3]))
+    for (p, q), (row, col), count in averaged(x.shape[1:3], **how):
+        y[:, p, q] += x[:, row, col].astype(float) / count
+    return y
+
+
+def average_transpose(r, *, hw, **how):
+    x = np.zeros((len(r), *hw, r.shape[3]))
+    for (p, q), (row, col), count in averaged(hw, **how):
+        x[:, row, col] += r[:, p, q].astype(float) / count
+    return x
+
+
+def edge_weights(hw, like, *, size, **how):
+    rows, cols = (len(pool_starts(n, size, how["stride"], how["pad"], how["ceil"])) for n in hw)
+    weights = np.zeros((1, rows, cols, 1))
+    for (p, q), _, count in averaged(hw, size=size, **how):
+        weights[0, p, q, 0] = size**2 / count
+    return weights
+
+
 def neighbours(c, maps, n):
     """The maps whose distance to ``c`` is at most (n - 1) / 2."""
     return [d for d in range(maps) if abs(d - c) <= (n - 1) / 2]

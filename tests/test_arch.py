@@ -7,7 +7,7 @@ import json
 import pytest
 
 from refnet import models
-from refnet.arch import Arch, Conv, Dropout, Linear, Norm, Pool, Relu
+from refnet.arch import Arch, Branch, Conv, Dropout, Linear, Norm, Pool, Relu
 
 SMALLEST = Arch(
     "smallest", (9, 9, 4), (Conv("conv1", 6, 3, stride=2, pad=1, groups=2), Relu("relu1"), Linear("fc8", 5))
@@ -198,7 +198,7 @@ def as_json(layer='{"kind": "relu", "name": "relu1"}', *, name='"a"', shape="[9,
         (as_json(shape='"994"'), "the architecture's input and layers must be lists"),
         (as_json(shape="[9, 9]"), "it needs .rows, columns, colours"),
         (as_json(shape="[9, 9, [4]]"), "it needs .rows, columns, colours"),
-        (as_json("7"), "layer 7 is of no known kind; the kinds are conv, relu, pool, norm, linear, dropout"),
+        (as_json("7"), "layer 7 is of no known kind; the kinds are conv, relu, pool, average, norm, "),
         (as_json("{}"), "layer {} is of no known kind; the kinds are conv"),
         (as_json('{"kind": "softmax", "name": "x"}'), "layer {'kind': 'softmax', 'name': 'x'} is of no known kind"),
         (as_json('{"kind": ["relu"], "name": "x"}'), "is of no known kind"),
@@ -234,3 +234,72 @@ def test_json_that_is_no_architecture_is_refused(text, message):
 def test_deep_nesting_is_refused_too(text, depth):
     with pytest.raises(ValueError):
         Arch.from_json(text.replace("{}", "[" * depth + "]" * depth))
+
+
+# ------------------------------------------------------------------------------------- branches
+
+FIRE = Branch("fire", ((Conv("left", 4, 1), Relu("relu_left")), (Conv("right", 6, 3, pad=1),), ()))
+FORK = Arch("fork", (9, 9, 4), (Conv("conv1", 5, 3), FIRE, Pool("pool1"), Conv("conv2", 3, 1)))
+
+
+def test_a_branch_joins_the_maps_of_its_paths():
+    assert FORK.shapes()["fire"] == (7, 7, 15)
+    assert FORK.input_shapes()["right"] == (7, 7, 5)
+    assert FORK.param_shapes()["conv2"] == {"w": (1, 1, 15, 3), "b": (3,)}
+    assert list(FORK.shapes()) == ["conv1", "left", "relu_left", "right", "fire", "pool1", "conv2"]
+
+
+def test_a_network_may_end_inside_a_path():
+    assert FORK.upto("right").layers == (Conv("conv1", 5, 3), Conv("right", 6, 3, pad=1))
+    assert FORK.upto("fire").layers[-1] is FIRE
+    assert FORK.index("right") == FORK.index("fire") == 1
+
+
+def test_a_branch_sees_what_the_widest_of_its_paths_sees():
+    assert FORK.field("left").size == 3 and FORK.field("fire").size == FORK.field("right").size == 5
+    assert FORK.field("fire").box(0, 0) == (-1, -1, 4, 4)
+
+
+def test_branches_survive_json_and_print():
+    assert Arch.from_json(FORK.to_json()) == FORK
+    assert "relu_left" in str(FORK) and "7x7x15" in str(FORK)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Branch("fire", ()), "layer fire: its paths end with nothing; they need maps of one size"),
+        (Branch("fire", ((Conv("a", 2, 3),), ())), r"its paths end with \(7, 7, 2\), \(9, 9, 4\); they need maps of"),
+        (Branch("fire", ((Linear("a", 2),),)), r"its paths end with \(2,\); they need maps of one size"),
+        (Branch("fire", ((Pool("a", 2, 2),), (Pool("b", 5, 1, ceil=False),))), "paths step by 2 and 1 cells"),
+        (Branch("fire", ((Relu("fire"),),)), "two layers are called 'fire'"),
+        (Branch("f/re", ((Relu("a"),),)), "its name is 'f/re'"),
+        (Branch("fire", ((Conv("a", 2, 30),),)), "layer a: a 30 x 30 window"),
+    ],
+    ids=range(7),
+)
+def test_a_branch_that_cannot_be_is_refused(layer, message):
+    with pytest.raises(ValueError, match=message):
+        Arch("a", (9, 9, 4), (layer,))
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ("7", "its paths must be a list of lists of layers"),
+        ("[7]", "its paths must be a list of lists of layers"),
+        ("[[7]]", "layer 7 is of no known kind"),
+        ("[" * 300 + "]" * 300, "layer .* is of no known kind"),
+    ],
+    ids=range(4),
+)
+def test_json_of_a_branch_that_cannot_be_is_refused(paths, message):
+    text = as_json(f'{{"kind": "branch", "name": "b", "paths": {paths}}}')
+    with pytest.raises(ValueError, match=message):
+        Arch.from_json(text)
+
+
+def test_branches_inside_branches_without_end_are_refused():
+    text = as_json('{"kind": "branch", "name": "b", "paths": [[' * 2000 + "]]}" * 2000)
+    with pytest.raises(ValueError, match=r"no valid JSON|too many branches"):
+        Arch.from_json(text)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from fixtures import FLAT, OBLONG, assert_near, bits, drawn, images_for, params_of, signal_for
+from fixtures import FLAT, FORKED, OBLONG, assert_near, bits, drawn, images_for, params_of, signal_for
 
 from refnet import boxes, layers, models, net
-from refnet.arch import Arch, Conv, Dropout, Linear, Norm, Pool, Relu
+from refnet.arch import Arch, Conv, Dropout, Linear, Norm, Pool, Relu, Windowed, flat
 from refnet.boxes import Boxes
 from refnet.deconv import RULES, project, project_cells, seeds
 from refnet.geometry import Window, clip_box
@@ -38,10 +38,10 @@ WIDE = Arch("wide", (35, 33, 3), (
     Conv("conv3", 64, 3, pad=1), Relu("relu3"),
 ))  # fmt: skip
 
-ARCHS = [TINY, OBLONG, SPARSE, GROUPED, MINI]
+ARCHS = [TINY, OBLONG, SPARSE, GROUPED, MINI, FORKED]
 every_place = pytest.mark.parametrize(
     ("arch", "layer"),
-    [(arch, layer.name) for arch in [*ARCHS, FLAT] for layer in arch.layers],
+    [(arch, layer.name) for arch in [*ARCHS, FLAT] for layer in flat(arch.layers)],
     ids=lambda value: getattr(value, "name", value),
 )
 every_layer_of_maps = pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_signals_everywhere_are_walked_back_as_whole_maps(arch, layer):
 @every_layer_of_maps
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 def test_a_seed_in_one_place_is_walked_back_as_in_whole_maps(arch, layer, training):
-    if training and not any(isinstance(each, Dropout) for each in arch.upto(layer).layers):
+    if training and not any(isinstance(each, Dropout) for each in flat(arch.upto(layer).layers)):
         return  # it would be the same run again
     params, y, trace = traced(arch, layer, training=training)
     row, col = some_cells(y.shape[1:3])
@@ -108,7 +108,7 @@ def test_a_seed_in_one_place_is_walked_back_as_in_whole_maps(arch, layer, traini
 
 @every_layer_of_maps
 def test_a_walk_from_cells_is_the_projection_cut_to_boxes(arch, layer):
-    if isinstance(arch.layers[arch.index(layer)], Relu | Dropout) and layer != "relu2":
+    if isinstance(arch.upto(layer).layers[-1], Relu | Dropout) and layer != "relu2":
         return  # in its boxes it is as the layer before
     params, y, trace = traced(arch, layer)
     row, col = some_cells(y.shape[1:3])
@@ -128,7 +128,7 @@ def test_a_walk_from_cells_is_the_projection_cut_to_boxes(arch, layer):
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("arch", [TINY, OBLONG, GROUPED, FLAT], ids=lambda arch: arch.name)
+@pytest.mark.parametrize("arch", [TINY, OBLONG, GROUPED, FORKED, FLAT], ids=lambda arch: arch.name)
 def test_units_are_walked_back_as_in_the_whole_batch(arch, training):
     for layer, shape in arch.shapes().items():
         if len(shape) == 3:
@@ -287,10 +287,11 @@ def seen(arch, layer, row, col):
     starts, stops = [row, col], [row + 1, col + 1]
     part = arch.upto(layer)
     for each in reversed(part.layers):
-        if isinstance(each, Conv | Pool):
+        if isinstance(each, Windowed):
             hw = part.input_shapes()[each.name][:2]
-            starts = [max(n * each.stride - each.pad, 0) for n in starts]
-            stops = [min((n - 1) * each.stride - each.pad + each.size, m) for n, m in zip(stops, hw, strict=True)]
+            size, stride, pad = each.window
+            starts = [max(n * stride - pad, 0) for n in starts]
+            stops = [min((n - 1) * stride - pad + size, m) for n, m in zip(stops, hw, strict=True)]
     return *starts, *stops
 
 
@@ -298,7 +299,7 @@ def walked_down(arch, layer, origin):
     """The boxes of the input that single cells reach."""
     where, part = Boxes(np.array(origin), (1, 1)), arch.upto(layer)
     for each in reversed(part.layers):
-        if isinstance(each, Conv | Pool):
+        if isinstance(each, Windowed):
             where = where.below(each.window, part.input_shapes()[each.name][:2])
     return where
 

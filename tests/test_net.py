@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import assert_gradient
-from fixtures import FLAT, OBLONG, assert_near, bits, images_for, params_of, signal_for
+from fixtures import FLAT, FORKED, OBLONG, assert_near, bits, images_for, params_of, signal_for
 from threadpoolctl import threadpool_limits
 
 from refnet import models, net, sgd
-from refnet.arch import Arch, Relu
+from refnet.arch import Arch, Relu, flat
 from refnet.layers import GRADIENT, Rules
 from refnet.ops.loss import cross_entropy
 
 TINY = models.TINY
-ARCHS = [TINY, OBLONG, FLAT]
+ARCHS = [TINY, OBLONG, FORKED, FLAT]
 LARGER = [*ARCHS, models.MINI]  # has arrays large enough for the arena, which uses their memory again
 MANY = 40  # images: several to a slice
 
@@ -102,7 +102,7 @@ def test_watch_sees_every_layer_for_every_image_once(arch):
 @pytest.mark.parametrize("arch", ARCHS, ids=name_of)
 def test_stopping_at_a_layer_is_the_network_that_ends_there(arch):
     params, x = params_of(arch), images_for(arch, MANY)
-    for layer in arch.layers:
+    for layer in flat(arch.layers):
         short = arch.upto(layer.name)
         y, trace = net.forward(arch, params, x, stop=layer.name)
         assert trace.arch == short and y.shape == (MANY, *arch.shapes()[layer.name])
@@ -240,7 +240,7 @@ def run_others():
 
 @pytest.mark.parametrize(
     ("arch", "layer"),
-    [(arch, layer.name) for arch in ARCHS for layer in arch.layers],
+    [(arch, layer.name) for arch in ARCHS for layer in flat(arch.layers)],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_the_caller_may_write_to_y(arch, layer):

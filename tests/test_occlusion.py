@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fixtures import FLAT, OBLONG, assert_near, bits, drawn, images_for, params_of
+from fixtures import FLAT, FORKED, OBLONG, assert_near, bits, drawn, images_for, params_of
 
 from refnet import models, net, occlusion
 from refnet.arch import Arch, Conv, Dropout, Linear, Norm, Pool, Relu
@@ -30,7 +30,7 @@ GAPS = Arch("gaps", (18, 23, 3), (
     Conv("conv3", 3, 3, pad=2), Linear("fc4", 4),
 ))  # fmt: skip
 
-ARCHS = [TINY, OBLONG, OLD, SIGNED, GAPS]
+ARCHS = [TINY, OBLONG, OLD, SIGNED, GAPS, FORKED]
 every_arch = pytest.mark.parametrize("arch", ARCHS, ids=lambda arch: arch.name)
 pytestmark = pytest.mark.usefixtures("dirty_memory")
 

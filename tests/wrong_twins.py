@@ -8,6 +8,7 @@ import numpy as np
 
 from refnet import geometry
 from refnet.geometry import Field, Window
+from refnet.ops.average import average_forward, average_transpose, edge_weights
 from refnet.ops.conv import conv_forward, conv_grads, conv_transpose
 from refnet.ops.linear import linear_forward, linear_grads, linear_transpose
 from refnet.ops.loss import cross_entropy, softmax
@@ -324,6 +325,61 @@ UNPOOL = [
     unpool_averages_overlaps,
     unpool_with_switches_by_column,
 ]
+
+# --- average pooling ---
+
+
+def average_of_the_whole_window(x, *, size, count_pad, **how):
+    """Divides by size^2 also where a region hangs over the edge."""
+    y = average_forward(x, size=size, count_pad=count_pad, **how)
+    return y / edge_weights(x.shape[1:3], x, size=size, count_pad=count_pad, **how)
+
+
+def average_counting_the_padding(x, *, count_pad, **how):
+    return average_forward(x, count_pad=True, **how)
+
+
+def average_not_counting_the_padding(x, *, count_pad, **how):
+    return average_forward(x, count_pad=False, **how)
+
+
+def average_with_floor_for_ceil(x, *, ceil, **how):
+    return average_forward(x, ceil=False, **how)
+
+
+def average_transpose_undivided(r, *, size, **how):
+    return average_transpose(r, size=size, **how) * size**2
+
+
+def average_transpose_shared_evenly(r, *, size, count_pad, hw, **how):
+    weights = edge_weights(hw, r, size=size, count_pad=count_pad, **how)
+    return average_transpose(r / weights, size=size, count_pad=count_pad, hw=hw, **how)
+
+
+def average_transpose_into_the_first_cell(r, *, size, **how):
+    pad, hw = how["pad"], how["hw"]
+    x = np.zeros((len(r), *hw, r.shape[3]), r.dtype)
+    for p, q in np.ndindex(r.shape[1:3]):
+        x[:, max(p * how["stride"] - pad, 0), max(q * how["stride"] - pad, 0)] += r[:, p, q]
+    return x
+
+
+def weights_of_the_whole_window(hw, like, **how):
+    return np.ones_like(edge_weights(hw, like, **how))
+
+
+AVERAGE_FORWARD = [
+    average_of_the_whole_window,
+    average_counting_the_padding,
+    average_not_counting_the_padding,
+    average_with_floor_for_ceil,
+]
+AVERAGE_TRANSPOSE = [
+    average_transpose_undivided,
+    average_transpose_shared_evenly,
+    average_transpose_into_the_first_cell,
+]
+EDGE_WEIGHTS = [weights_of_the_whole_window]
 
 # --- local response normalisation ---
 

@@ -90,6 +90,7 @@ def as_text(checkpoint: weights.Checkpoint, facts: dict[str, Any]) -> str:
         "mean": f"{'x'.join(map(str, mean['shape']))}, {colours} on average",
         "padding": facts["padding_rule"],
         "LRN alpha": facts["lrn_alpha"],
+        "layouts": "filters by row, column, map, filter; maps flattened by row, column, map",
         "recipe": json.dumps(checkpoint.recipe),
         "training": f"{checkpoint.epoch} epochs, {state}, seed {checkpoint.seed}",
     }
@@ -113,13 +114,14 @@ def history_table(history: dict[str, dict[str, float | None]]) -> list[str]:
 
 
 def layer_table(layers: dict[str, dict[str, Any]]) -> list[str]:
-    lines = [f"{'array':<10}{'shape':>16}{'rms':>11}{'min':>11}{'max':>11}  largest filter rms (paper: 0.1)"]
+    names = max(10, 3 + max(map(len, layers), default=0))
+    lines = [f"{'array':<{names}}{'shape':>16}{'rms':>11}{'min':>11}{'max':>11}  largest filter rms (paper: 0.1)"]
     for layer, arrays in layers.items():
         for name, each in arrays.items():
             shape = "x".join(map(str, each["shape"]))
             values = "".join(f"{each[key]:>11.4g}" for key in ("rms", "min", "max"))
             filters = f"  {each['largest_filter_rms']:.4g}" if "largest_filter_rms" in each else ""
-            lines.append(f"{layer + '.' + name:<10}{shape:>16}{values}{filters}")
+            lines.append(f"{layer + '.' + name:<{names}}{shape:>16}{values}{filters}")
     return lines
 
 

@@ -8,6 +8,7 @@ examples:
 """
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def main() -> None:
         threads=args.threads,
     )
     _cli.report_skipped(data)
+    if not first.classes:
+        print("the weights name no classes: the folders in sorted order are taken for its outputs", file=sys.stderr)
     if args.json:
         print(json.dumps({**asdict(scores), "skipped": len(data.skipped), "ten_crop": args.ten_crop}))
     else:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from refnet import images, net, parallel
-from refnet.arch import Arch, Conv, Relu
+from refnet.arch import Arch, Conv, Relu, flat
 from refnet.backend import to_device, to_host
 from refnet.datasets import Dataset
 from refnet.deconv import DECONV, Strongest, Strongests, project_cells
@@ -79,7 +80,7 @@ def run(
     """
     if not layers or (maps is not None and maps < 1):
         raise ValueError(f"{len(layers)} layers and {maps} maps are asked for; it needs one or more of each")
-    last = max(layers, key=checkpoint.arch.index)
+    last = checkpoint.arch.layers[max(map(checkpoint.arch.index, layers))].name
     found = Strongests(tuple(layers), top=top, one_per_image=one_per_image)
     done = 0
     for y, _, _ in stream(checkpoint, dataset, layer=last, watch=found.watch, device=device, threads=threads):
@@ -100,7 +101,7 @@ def run(
 
 def rectified(arch: Arch) -> list[str]:
     """The relu after every convolution: where Figure 2 starts."""
-    pairs = zip(arch.layers, arch.layers[1:], strict=False)
+    pairs = pairwise(flat(arch.layers))
     return [after.name for layer, after in pairs if isinstance(layer, Conv) and isinstance(after, Relu)]
 
 

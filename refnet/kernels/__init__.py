@@ -5,6 +5,7 @@ own outputs are made of, in one order, without atomics: the same bits come out o
 `refnet.layers.operations` chooses between the two by where the arrays live.
 """
 
+from refnet.kernels.average import average_forward, average_transpose
 from refnet.kernels.boxes import blank_beyond, cut_boxes, paste_boxes
 from refnet.kernels.conv import conv_forward, conv_grads, conv_transpose
 from refnet.kernels.crops import crops
@@ -15,7 +16,7 @@ from refnet.kernels.pool import pool_forward, unpool
 from refnet.kernels.relu import relu_backward, relu_forward
 
 __all__ = [
-    "blank_beyond", "conv_forward", "conv_grads", "conv_transpose", "crops", "cross_entropy", "cut_boxes",
-    "linear_forward", "linear_grads", "linear_transpose", "lrn_backward", "lrn_forward", "paste_boxes",
-    "pool_forward", "relu_backward", "relu_forward", "unpool",
+    "average_forward", "average_transpose", "blank_beyond", "conv_forward", "conv_grads", "conv_transpose", "crops",
+    "cross_entropy", "cut_boxes", "linear_forward", "linear_grads", "linear_transpose", "lrn_backward",
+    "lrn_forward", "paste_boxes", "pool_forward", "relu_backward", "relu_forward", "unpool",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ Axes: images (N, H, W, C), outputs (N, P, Q, M), filters (K, K, C / groups, M); 
 its way back to the pixels: a gradient in training, the reconstruction in the deconvnet.
 """
 
+from refnet.ops.average import average_forward, average_transpose
 from refnet.ops.boxes import blank_beyond, cut_boxes, paste_boxes
 from refnet.ops.conv import conv_forward, conv_grads, conv_transpose
 from refnet.ops.linear import linear_forward, linear_grads, linear_transpose
@@ -13,7 +14,7 @@ from refnet.ops.pool import pool_forward, unpool
 from refnet.ops.relu import relu_backward, relu_forward
 
 __all__ = [
-    "blank_beyond", "conv_forward", "conv_grads", "conv_transpose", "cross_entropy", "cut_boxes", "linear_forward",
-    "linear_grads", "linear_transpose", "lrn_backward", "lrn_forward", "paste_boxes", "pool_forward",
-    "relu_backward", "relu_forward", "unpool",
+    "average_forward", "average_transpose", "blank_beyond", "conv_forward", "conv_grads", "conv_transpose",
+    "cross_entropy", "cut_boxes", "linear_forward", "linear_grads", "linear_transpose", "lrn_backward",
+    "lrn_forward", "paste_boxes", "pool_forward", "relu_backward", "relu_forward", "unpool",
 ]  # fmt: skip

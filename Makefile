@@ -74,9 +74,9 @@ lint: $(DEV) ## ruff and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-oracles: $(DEV) ## install PyTorch, Captum and MPI, so that the tests compare with them too
+oracles: $(DEV) ## install PyTorch, Captum, ONNX, Keras and MPI, so that the tests compare with them too
 	$(PY) -m pip install -q 'torch==2.13.0+cpu' || $(PY) -m pip install -q torch
-	$(PY) -m pip install -q 'captum>=0.8' -e '.[mpi]'
+	$(PY) -m pip install -q 'captum>=0.8' -e '.[interop,mpi]' onnxscript safetensors keras
 
 clean: ## remove what make and the tests made, but no weights and no build/
 	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

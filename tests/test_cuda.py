@@ -142,6 +142,20 @@ def test_pooling_ties_and_switches_to_the_bit(op, dtype, n, hw, c, window, ceil)
 
 @both_dtypes
 @on_both
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("count_pad", [False, True])
+@pytest.mark.parametrize(("hw", "c", "window", "ceil"), POOLS, ids=str)
+def test_averages(op, dtype, n, count_pad, hw, c, window, ceil):
+    x = drawn((n, *hw, c), 1).astype(dtype)
+    how = {**window._asdict(), "ceil": ceil, "count_pad": count_pad}
+    y = ops.average_forward(x, **how)
+    assert_near(fetch(op.average_forward(put(x), **how)), y, NEAR[dtype])
+    want = ops.average_transpose(y, hw=hw, **how)
+    assert_near(fetch(op.average_transpose(put(y), hw=hw, **how)), want, NEAR[dtype])
+
+
+@both_dtypes
+@on_both
 @pytest.mark.parametrize("shape", [(2, 3, 4, 7), (1, 2, 2, 8), (0, 3, 3, 4), (3, 1, 1, 2), (1, 1, 2, 1)], ids=str)
 @pytest.mark.parametrize(("n", "beta"), [(5, 0.75), (3, 0.5), (1, 0.75), (9, 0.75)])
 def test_normalisation(op, dtype, shape, n, beta):

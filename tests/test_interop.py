@@ -508,6 +508,8 @@ def test_convert_wants_to_be_told_what_the_inputs_are(tmp_path):
     done = convert(tmp_path / "a.caffemodel", tmp_path / "a.h5", "--preprocess", "caffe", "--side", "24")
     assert done.returncode == 0 and "by the preset caffe: BGR of 0..255, less 104 117 123" in done.stdout
     assert "not compared: nothing here runs such a file" in done.stdout
+    asked = convert("--check", tmp_path / "a.caffemodel", tmp_path / "a.h5", "--preprocess", "caffe")
+    assert asked.returncode == 2 and "it cannot be compared: nothing here runs such a file" in asked.stderr
     assert weights.load(tmp_path / "a.h5").mean.shape == (24, 24, 3)
 
 

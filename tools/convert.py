@@ -139,6 +139,8 @@ def compare(args: argparse.Namespace, network: Network, ck: weights.Checkpoint, 
         else:
             raise ValueError("nothing here runs such a file")
     except ValueError as error:
+        if args.check:
+            raise ValueError(f"{args.source}: it cannot be compared: {error}") from None
         print(f"not compared: {error}")
         return
     pixels = np.random.default_rng(0).integers(0, 256, (1, *ck.arch.input)).astype(np.uint8)

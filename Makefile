@@ -25,7 +25,7 @@ CORE     := .venv/core$(GPU)$(MPI)
 DEV      := .venv/dev$(GPU)
 # Open MPI's mpirun refuses root, few cores and threads on more than one of them unless told otherwise.
 MPIRUN    = $(firstword $(wildcard .venv/bin/mpirun) mpirun)
-mpirun    = $(if $(RANKS),$(MPIRUN) -n $(RANKS) $(if $(findstring Open MPI,$(shell $(MPIRUN) --version)),--allow-run-as-root --oversubscribe --bind-to none))
+mpirun    = $(if $(RANKS),$(PY) tools/_mpirun.py $(MPIRUN) -n $(RANKS) $(if $(findstring Open MPI,$(shell $(MPIRUN) --version)),--allow-run-as-root --oversubscribe --bind-to none))
 data_arg  = $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help

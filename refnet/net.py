@@ -8,7 +8,7 @@ cache, and several such slices at once. From the first fully connected layer on,
 batch runs at once and the weights are cut. On a GPU the whole batch runs at once everywhere.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -186,7 +186,7 @@ def backward(
     dy : gradient of the loss with respect to the trace's last output, and of its shape
     input_grad : False leaves ``dx`` out (None) and saves conv1's transposed filtering
     on_grads : called as on_grads(layer, {"w": dw, "b": db}) as soon as they are known, while the walk goes on, from
-        the last layer to the first, by one thread at a time; not if there are no images
+        the last layer to the first, by one thread at a time and always in the same order
 
     Returns
     -------
@@ -215,7 +215,20 @@ def backward(
     totals = {name: {key: each.total for key, each in layer.items()} for name, layer in sums.items()}
     if not trace.n:  # no slice gave anything
         totals = {name: {key: zeros(a.shape, a) for key, a in params[name].items()} for name in sums}
+        for name in _downward(trace.arch.layers):
+            if name in totals:
+                on_grads(name, totals[name])
     return dx, totals
+
+
+def _downward(layers: Sequence[Layer]) -> Iterator[str]:
+    """Names of the layers in the order of the walk back."""
+    for layer in reversed(layers):
+        if isinstance(layer, Branch):
+            for path in layer.paths:
+                yield from _downward(path)
+        else:
+            yield layer.name
 
 
 def back_through(

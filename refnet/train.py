@@ -194,9 +194,6 @@ def step(
         if group.size > 1:
             dy *= len(x) / total  # its mean is over this process's images
         _, grads = net.backward(trace, params, dy, input_grad=False, on_grads=add_up)
-        if not len(x):  # everybody sums in the same order
-            for name in reversed(grads):
-                add_up(name, grads[name])
         for wait in sums:
             wait()
     clipped = sgd.step(

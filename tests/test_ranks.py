@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import oracle
-from fixtures import noise
+from fixtures import FORKED, STEPS, batches_for, bits, noise, params_of
 from PIL import Image
 
-from refnet import ranks, weights
+from refnet import models, ranks, sgd, weights
+from refnet import train as training
 from refnet.ranks import ALONE, launched, world
 
-TRAIN = Path(__file__).parents[1] / "tools" / "train.py"
+TOOLS = Path(__file__).parents[1] / "tools"
+TRAIN = TOOLS / "train.py"
 EPOCHS, BATCH = 4, 16
+PATHS = {"PYTHONPATH": os.pathsep.join([str(TOOLS.parent), str(Path(__file__).parent)])}  # of a rank
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,19 @@ def train(mpirun, data):
     return run
 
 
+def twenty_steps(group):
+    """Parameters in float64 after 20 steps with dropout, of which each rank has its share; 3 images in a minibatch."""
+    params = params_of(models.TINY)
+    velocity = sgd.zeros_like(params)
+    for step, (x, labels) in enumerate(batches_for(models.TINY, 3)):
+        mine = group.share(3)
+        training.step(
+            models.TINY, params, velocity, x[mine], labels[mine], recipe=training.DEFAULT, rate=0.01, group=group,
+            rng=np.random.default_rng(step), rows=(mine.start, 3), threads=1,
+        )  # fmt: skip
+    return params
+
+
 def flat(params):
     return np.concatenate([a.ravel() for layer in params.values() for a in layer.values()])
 
@@ -87,6 +103,39 @@ def test_n_ranks_give_what_one_gives_and_the_same_bits_again(train, alone, tmp_p
     for name, values in alone.history.items():
         if name not in ("seconds", "waited"):
             assert together.history[name] == pytest.approx(values, rel=1e-3), name
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_twenty_steps_in_float64(mpirun, tmp_path, n):
+    """Uneven shares, and with four ranks one that has nothing; all ranks have the same bits."""
+    out = tmp_path / "params.npz"
+    subprocess.run([*mpirun(n), sys.executable, __file__, out], check=True, timeout=60, env={**os.environ, **PATHS})
+    with np.load(out) as file:
+        got = file["params"]
+    want = flat(twenty_steps(ALONE))
+    assert STEPS == 20 and np.abs(got - want).max() <= 1e-12 * np.abs(want).max()
+
+
+def test_a_rank_without_images_sums_in_the_order_of_the_others():
+    class Listening(ranks.Group):
+        size = 2
+
+        def __init__(self):
+            self.sums = []
+
+        def start_sum(self, array):
+            self.sums.append(array.shape)
+            return super().start_sum(array)
+
+    def sums(n):
+        group, params = Listening(), params_of(FORKED, dtype="float32")
+        training.step(
+            FORKED, params, sgd.zeros_like(params), np.zeros((n, *FORKED.input), "float32"), np.zeros(n, int),
+            recipe=training.DEFAULT, rate=0.01, rng=np.random.default_rng(0), group=group, rows=(0, 4),
+        )  # fmt: skip
+        return group.sums
+
+    assert sums(0) == sums(3) and len(sums(0)) == 2 * len(FORKED.param_shapes())
 
 
 def test_a_training_goes_on_with_another_number_of_ranks(mpirun, data, train, alone, tmp_path):
@@ -120,6 +169,21 @@ def test_a_rank_that_dies_ends_the_job_with_a_clear_line_and_resume_goes_on(mpir
     assert time.monotonic() - start < 30 and process.returncode != 0
     assert "signal 9" in err, err
     assert 0 < weights.load(out).epoch < 200
+
+
+def test_ctrl_c_ends_the_step_of_all_ranks_and_writes_a_checkpoint(mpirun, data, tmp_path):
+    out = tmp_path / "w.h5"
+    starter = [sys.executable, TOOLS / "_mpirun.py"]
+    process = subprocess.Popen(
+        [*starter, *command(mpirun, 2, data, out, epochs=1000)], stderr=subprocess.PIPE, text=True
+    )
+    while not out.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT and err.count("--resume goes on from it") == 1, err
+    stopped = weights.load(out)
+    assert 0 < stopped.epoch < 1000 and not stopped.finished and stopped.ranks == 2
 
 
 def test_an_exception_on_one_rank_ends_all(mpirun, tmp_path):
@@ -183,3 +247,11 @@ def test_without_mpi4py_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(ValueError, match=r"2 processes were started together, which takes mpi4py .*refnet\[mpi\]"):
         world()
+
+
+if __name__ == "__main__":
+    with world() as together:
+        after = twenty_steps(together)
+        assert len(set(map(str, together.gather(bits(after))))) == 1
+        if together.rank == 0:
+            np.savez(sys.argv[1], params=flat(after))

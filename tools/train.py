@@ -1,6 +1,7 @@
 """Train a network on a folder of images, or on drawn scenes, and write its weights.
 
-Ctrl-C ends the step and writes a checkpoint; the same command with --resume goes on from there.
+Ctrl-C ends the step and writes a checkpoint; the same command with --resume goes on from there. Under mpirun or srun
+all processes train one network together; there SIGUSR1 does what Ctrl-C does here.
 
 examples:
   python tools/train.py --arch mini --epochs 12 --out weights/scenes-mini.h5
@@ -104,13 +105,18 @@ def run(args: argparse.Namespace, group: ranks.Group) -> None:
             checkpoint, data, val, recipe=recipe, epochs=args.epochs, device=device, group=group, threads=threads,
             on_step=bar.step, on_epoch=on_epoch, stop=lambda: bool(stop.asked),
         )  # fmt: skip
+        asked = max(group.gather(stop.asked))
+    for each in (data, val):
+        for skipped in group.gather(each.skipped):
+            each.skipped.update(skipped)
     if leads:
         _cli.report_skipped(data, val)
     if not checkpoint.finished:
         if leads:
             weights.save(args.out, checkpoint)
             say(f"stopped in epoch {checkpoint.epoch + 1}; {args.out} is written, --resume goes on from it")
-        sys.exit(128 + (stop.asked or signal.SIGTERM))
+            sys.exit(128 + asked)
+        return  # with status 0, as mpirun kills the others at the first one that fails
     if leads:
         print(f"{args.out}: top-1 {checkpoint.history['val_top1'][-1]:.1%} on {len(val)} validation images")
 
@@ -155,12 +161,16 @@ def check_same(args: argparse.Namespace, before: Checkpoint, recipe: train.Recip
 
 
 class Stop:
-    """Notes Ctrl-C and SIGTERM, so that the step can end and a checkpoint be written; a second one stops at once."""
+    """Notes Ctrl-C and SIGTERM, so that the step can end and a checkpoint be written; a second one stops at once.
+
+    SIGUSR1 means the same: mpirun hands it on, where on the others it kills what it has started.
+    """
 
     asked = 0
 
     def __enter__(self) -> "Stop":
-        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        signals = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
+        self.before = {number: signal.signal(number, self.note) for number in signals}
         return self
 
     def note(self, number: int, frame: object) -> None:

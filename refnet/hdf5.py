@@ -6,9 +6,10 @@ file declares. weights/FORMAT.md says what refnet puts into such files, and defi
 
 import hashlib
 import json
+import math
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,26 +79,54 @@ def read(path: Path, *, check: Callable[[Content], None]) -> Content:
     return content
 
 
-def mapped(path: Path, *, check: Callable[[Content], None]) -> Content:
-    """What `write` wrote, with arrays that are mapped into memory and read when looked at; no checksum is compared.
+@dataclass(frozen=True)
+class Stored:
+    """An array that stays in its file; no descriptor is held, so that there may be thousands."""
 
-    Raises as `read` does.
+    path: Path
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Its rows from ``start`` to ``stop``; threads may read at once. ValueError where the file is too short by now."""
+        row = self.dtype.itemsize * math.prod(self.shape[1:])
+        count = (self.shape[0] if stop is None else stop) - start
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            data = os.pread(handle, count * row, self.offset + start * row)
+        finally:
+            os.close(handle)
+        if len(data) != count * row:
+            raise ValueError(f"{self.path} has become shorter; get it again")
+        return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+
+
+def opened(path: Path, *, check: Callable[[Content], None], on_disk: Collection[str]) -> Content:
+    """What `write` wrote, with `Stored` in place of the arrays called ``on_disk``; no checksum is compared.
+
+    Raises as `read` does, and ValueError where one of those arrays is not in one piece.
     """
+    with open(path, "rb"):
+        pass  # what cannot be opened is no damage
     with _damage_as_value_error():
         if not h5py.is_hdf5(path):
             raise ValueError("no HDF5 file; it needs one that refnet wrote")
         with h5py.File(path, "r", locking=False) as file:
             content = _declared(file)
             check(content)
-            content.datasets = {name: _map(path, each) for name, each in content.datasets.items()}
+            content.datasets = {
+                name: _stored(path, name, each) if name in on_disk else np.asarray(each[()])
+                for name, each in content.datasets.items()
+            }
     return content
 
 
-def _map(path: Path, dataset: Any) -> np.ndarray:
-    start = dataset.id.get_offset()
-    if start is None or dataset.nbytes == 0:  # packed, or nothing
-        return np.asarray(dataset[()])
-    return np.memmap(path, dataset.dtype, "r", offset=start, shape=dataset.shape)
+def _stored(path: Path, name: str, dataset: Any) -> Stored:
+    offset = dataset.id.get_offset()
+    if offset is None and dataset.nbytes:
+        raise ValueError(f"{name} is not stored in one piece")
+    return Stored(path, offset or 0, dataset.dtype, dataset.shape)
 
 
 def texts(utf8: bytes | list[bytes]) -> np.ndarray:

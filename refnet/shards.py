@@ -5,6 +5,7 @@ A folder holds ``train-00000.h5``, ``train-00001.h5``, ... and ``val-00000.h5``,
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -97,7 +98,7 @@ def write(
     for k, (path, piece) in enumerate(zip(paths, pieces, strict=True)):
         indices = range(piece.start, piece.stop)
         if path.exists():
-            there = hdf5.mapped(path, check=_check).attributes["/"]
+            there = _opened(path).attributes["/"]
             if changed := [f"{key} {there[key]}, not {want}" for key, want in how.items() if there[key] != want]:
                 raise ValueError(f"{path} holds other images: {', '.join(changed)}; use another folder")
         else:
@@ -142,7 +143,7 @@ def holds(folder: Path, part: str) -> bool:
 
 
 def load(folder: Path, part: str, *, side: int) -> Packed:
-    """The images of all shards of a part, mapped into memory and decoded when asked for.
+    """The images of all shards of a part, read and decoded when asked for.
 
     Raises
     ------
@@ -157,11 +158,10 @@ def load(folder: Path, part: str, *, side: int) -> Packed:
     def read(i: int) -> Pixels:
         k = int(np.searchsorted(starts, i, side="right")) - 1
         root, arrays, j = shards[k].attributes["/"], shards[k].datasets, i - starts[k]
-        stored = arrays["/images"][arrays["/offsets"][j] : arrays["/offsets"][j + 1]]
-        if root["quality"]:
-            image = images.decode(stored.tobytes())
-        else:
-            image = Image.fromarray(np.array(stored).reshape(root["side"], root["side"], 3))
+        stored, own = arrays["/images"].read(*arrays["/offsets"][j : j + 2].tolist()), root["side"]
+        image = images.decode(stored.tobytes()) if root["quality"] else Image.fromarray(stored.reshape(own, own, 3))
+        if image.size != (own, own):
+            raise ValueError(f"it is {image.width} x {image.height}, but its shard says {own} x {own}")
         return images.square(image, side) if image.size != (side, side) else np.asarray(image)
 
     return Packed(
@@ -186,7 +186,8 @@ def verify(folder: Path, part: str, *, progress: Callable[[int], None] = lambda 
     """
     done = 0
     for path in _paths(folder, part):
-        hdf5.read(path, check=_check)
+        with _naming(path):
+            hdf5.read(path, check=_check)
     data = load(folder, part, side=_opened(_paths(folder, part)[0]).attributes["/"]["side"])
     for _ in parallel.ahead(data.read, range(len(data.labels)), ahead=64):
         done += 1
@@ -198,7 +199,7 @@ def _mean(shards: list[Content]) -> Floats:
     count = sum(len(each.datasets["/labels"]) for each in shards)
     if not count:
         raise ValueError("none of the images could be read when they were prepared")
-    total = sum(each.datasets["/sum"] for each in shards)
+    total = sum(each.datasets["/sum"].read() for each in shards)
     mean: Floats = (total / count).astype(np.float32)
     return mean
 
@@ -214,8 +215,15 @@ def _paths(folder: Path, part: str) -> list[Path]:
 
 
 def _opened(path: Path) -> Content:
+    with _naming(path):
+        return hdf5.opened(path, check=_check, on_disk=("/images", "/sum"))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the shard's name in front of what is wrong with it."""
     try:
-        return hdf5.mapped(path, check=_check)
+        yield
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

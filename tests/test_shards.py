@@ -13,7 +13,7 @@ import pytest
 from fixtures import noise
 from PIL import Image
 
-from refnet import datasets, hdf5, imagenet, loader, shards
+from refnet import datasets, hdf5, imagenet, images, loader, shards
 from refnet.datasets import Dataset
 from refnet.hdf5 import Content
 
@@ -145,14 +145,34 @@ def test_damage_and_links_are_noticed(tmp_path):
         loaded(tmp_path)
     at = whole.index(data_set().image(0).tobytes()) + 5
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    loaded(tmp_path)  # mapped, not compared
-    with pytest.raises(ValueError, match="checksum differs"):
+    loaded(tmp_path)  # not compared
+    with pytest.raises(ValueError, match=r"train-00000\.h5: the checksum differs"):
         shards.verify(tmp_path, "train")
     path.write_bytes(whole)
     with h5py.File(path, "a") as file:
         file["other"] = h5py.ExternalLink("/etc/passwd", "/")
     with pytest.raises(ValueError, match="soft or external link"):
         loaded(tmp_path)
+
+
+def test_many_shards_hold_no_file_descriptors(tmp_path):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    packed(tmp_path, data_set(30), per_shard=1)
+    back = loaded(tmp_path)
+    assert len(back) == 30 and back.image(29).shape == (16, 16, 3)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+
+
+def test_an_image_of_another_size_than_its_shard_says_is_noticed(tmp_path):
+    odd = replace(data_set(2), read=lambda i: noise(1, side=16)[0][:9, :5])
+    content = shards._packed(data_set(2), range(2), 95, {"side": 16, "quality": 95, "shard": 0, "shards": 1,
+                                                         "source": odd.digest()}, None)  # fmt: skip
+    small = images.encode(odd.image(0), 95)
+    content.datasets["/images"] = np.frombuffer(small + small, np.uint8)
+    content.datasets["/offsets"] = np.array([0, len(small), 2 * len(small)])
+    hdf5.write(tmp_path / "train-00000.h5", content)
+    with pytest.raises(ValueError, match="it is 5 x 9, but its shard says 16 x 16"):
+        shards.verify(tmp_path, "train")
 
 
 # --- the command ---

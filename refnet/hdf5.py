@@ -89,7 +89,7 @@ class Stored:
     shape: tuple[int, ...]
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Its rows from ``start`` to ``stop``; threads may read at once. ValueError where the file is too short by now."""
+        """Its rows from ``start`` to ``stop``; threads may read at once. ValueError for a file cut short."""
         row = self.dtype.itemsize * math.prod(self.shape[1:])
         count = (self.shape[0] if stop is None else stop) - start
         handle = os.open(self.path, os.O_RDONLY)

@@ -1,8 +1,7 @@
 """Convolution on a GPU: windows unfolded and multiplied, or tiles of fewer multiplications, as on the CPU."""
 
-import math
 from collections.abc import Iterator
-from math import prod
+from math import gcd, prod
 
 from refnet import parallel
 from refnet.backend import Array, array_module, check_same_dtype, current_precision, empty, zeros
@@ -141,7 +140,7 @@ def _start_windows(kernel: str, rows: Array, x: Array, maps: slice, out_hw: tupl
     """Copy windows of some maps of x (N, H, W, C) to rows, or fold them back, which writes all cells."""
     (n, h, w, c), count, length = x.shape, maps.stop - maps.start, rows.shape[1]
     shape = n, h, w, c, maps.start, count, *out_hw, length, *window
-    side_by_side = pack(math.gcd(c, maps.start, count), x, rows)
+    side_by_side = pack(gcd(c, maps.start, count), x, rows)
     if kernel == "fold":
         over = h * w * count // side_by_side
         start("windows", "fold", over, n, rows, x, *shape, dtype=x.dtype, V=side_by_side, SHARED=1)

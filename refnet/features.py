@@ -1,6 +1,6 @@
 """Stream a data set through a network."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 
@@ -82,3 +82,46 @@ def stream(
         )
         host = to_host(y)
         yield host.reshape(*x.shape[: x.ndim - 3], *host.shape[1:]), labels, indices
+
+
+def collect(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    layers: Sequence[str],
+    *,
+    progress: Callable[[int], None] = lambda images: None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Outputs of some layers for the centre crop of every image, in one pass.
+
+    Parameters
+    ----------
+    layers : their names
+    progress : called with the number of images done
+
+    Returns
+    -------
+    features : layer -> (n, *shape of the layer), in the images' order
+    indices : (n,) of the images that could be read
+
+    Raises
+    ------
+    ValueError
+        If a layer does not exist or no image can be read.
+    """
+    arch = checkpoint.arch
+    last = arch.layers[max(map(arch.index, layers))].name
+    found = {layer: np.empty((len(dataset), *arch.shapes()[layer]), checkpoint.dtype) for layer in layers}
+
+    def watch(layer: str, images: np.ndarray, y: Array) -> None:
+        if layer in found:
+            found[layer][images] = to_host(y)
+
+    good: list[int] = []
+    for _, _, indices in stream(checkpoint, dataset, layer=last, watch=watch, device=device, threads=threads):
+        good += indices.tolist()
+        progress(len(good))
+    if not good:
+        raise ValueError(f"none of the {len(dataset)} images could be read")
+    return {layer: y[good] for layer, y in found.items()}, np.array(good)

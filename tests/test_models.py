@@ -6,8 +6,12 @@ import pytest
 
 from refnet import models
 from refnet.arch import Conv, Dropout, Norm, Pool
-from refnet.models import KRIZHEVSKY, MINI, MODELS, SMALL, TABLE3_KRIZHEVSKY, TABLE3_ZFNET, TINY, ZFNET
+from refnet.experiments import table3
+from refnet.models import KRIZHEVSKY, MINI, MODELS, SMALL, TINY, ZFNET
 
+TABLE3_KRIZHEVSKY, TABLE3_ZFNET = (
+    {row.change: row.arch for row in table3.ROWS if row.net == net} for net in (table3.KRIZHEVSKY, table3.FIGURE_3)
+)
 MAPS = ["conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5"]
 
 
@@ -131,9 +135,11 @@ def test_tiny_has_every_kind_of_layer_and_groups():
 
 
 def test_models_are_known_by_name():
-    assert set(MODELS) == {"zfnet", "krizhevsky", "small", "mini", "tiny"}
+    assert set(MODELS) == {"zfnet", "krizhevsky", "small", "mini", "mini-krizhevsky", "tiny"}
     assert all(models.by_name(name) is arch for name, arch in MODELS.items())
-    with pytest.raises(ValueError, match="no architecture 'vgg'; there are zfnet, krizhevsky, small, mini, tiny"):
+    with pytest.raises(
+        ValueError, match="no architecture 'vgg'; there are zfnet, krizhevsky, small, mini, mini-krizhevsky, tiny"
+    ):
         models.by_name("vgg")
 
 
@@ -165,11 +171,11 @@ KRIZHEVSKY_ROWS = {
     "layers 6,7: 8192": (153_149_800, [96, 256, 384, 384, 256, 8192, 8192, 1000], "12345678"),
 }
 ZFNET_ROWS = {
-    "as Fig. 3": (62_357_608, [96, 256, 384, 384, 256, 4096, 4096, 1000], "12345678"),
+    "as it is": (62_357_608, [96, 256, 384, 384, 256, 4096, 4096, 1000], "12345678"),
     "layers 6,7: 2048": (28_848_232, [96, 256, 384, 384, 256, 2048, 2048, 1000], "12345678"),
     "layers 6,7: 8192": (154_542_184, [96, 256, 384, 384, 256, 8192, 8192, 1000], "12345678"),
     "layers 3,4,5: 512, 1024, 512": (107_627_624, [96, 256, 512, 1024, 512, 4096, 4096, 1000], "12345678"),
-    "layers 6,7: 8192; 3,4,5: 512, 1024, 512": (
+    "layers 6,7: 8192 and 3,4,5: 512, 1024, 512": (
         237_560_936, [96, 256, 512, 1024, 512, 8192, 8192, 1000], "12345678",
     ),
 }  # fmt: skip
@@ -210,7 +216,7 @@ def test_every_row_can_be_said_of_a_preset(row, preset):
 @pytest.mark.parametrize("preset", [SMALL, MINI], ids=lambda arch: arch.name)
 def test_a_row_s_widths_are_in_proportion(preset):
     factors = {"conv3": 4 / 3, "conv4": 8 / 3, "conv5": 2, "fc6": 2, "fc7": 2}
-    row = TABLE3_ZFNET["layers 6,7: 8192; 3,4,5: 512, 1024, 512"]
+    row = TABLE3_ZFNET["layers 6,7: 8192 and 3,4,5: 512, 1024, 512"]
     wanted = [
         round(width * factors.get(name, 1)) for name, width in zip(preset.param_shapes(), widths(preset), strict=True)
     ]

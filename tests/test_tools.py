@@ -80,8 +80,8 @@ def test_the_asked_epochs_are_kept(trained):
 def test_resuming_a_finished_training_says_so(trained):
     out, _, args = trained
     before = out.read_bytes()
-    _, printed, _ = tool("train.py", *args, "--resume", check=0)
-    assert "finished after 12 epochs, nothing to do" in printed
+    _, _, err = tool("train.py", *args, "--resume", check=0)
+    assert "finished after 12 epochs, nothing to do" in err
     assert out.read_bytes() == before
 
 

@@ -7,14 +7,19 @@ installed, and ends with ``if __name__ == "__main__": _cli.run(main)``.
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tqdm import tqdm
+
 import refnet
+from refnet import datasets, weights
 from refnet.datasets import Dataset
+from refnet.weights import Checkpoint
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -30,6 +35,44 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"%(prog)s, refnet {refnet.__version__}")
     return made
+
+
+def experiment(doc: str | None) -> argparse.ArgumentParser:
+    """The parser of an experiment on a weight file and data; `load` reads both."""
+    made = parser(doc)
+    made.add_argument("weights", type=Path)
+    made.add_argument("--data", type=Path, help="folder of classes; its val/ if there is one (default: scenes)")
+    made.add_argument("--images", type=int, help="look at so many images only, evenly over the classes")
+    common(made)
+    return made
+
+
+def common(made: argparse.ArgumentParser) -> None:
+    """What all experiments can be told."""
+    made.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (default 0)")
+    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    made.add_argument("--threads", type=int, help="CPU threads (default: all cores); results don't depend on it")
+    made.add_argument("--out", type=Path, required=True, help="folder to write to; made if need be")
+
+
+def load(args: argparse.Namespace) -> tuple[Checkpoint, Dataset]:
+    """The network and the data of an experiment."""
+    checkpoint = weights.load(args.weights)
+    data = datasets.load_whole(
+        args.data, side=checkpoint.mean.shape[0], seed=checkpoint.seed, classes=checkpoint.classes or None
+    )
+    return checkpoint, data if args.images is None else data.first(args.images)
+
+
+@contextmanager
+def progress(total: int, what: str = "", unit: str = "image") -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal; gives what to call with the number done."""
+    with tqdm(total=total, desc=what, unit=unit, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+
+        def show(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def check_counts(args: argparse.Namespace, *names: str) -> None:

@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import _cli
-from tqdm import tqdm
 
 from refnet import datasets, imagenet, shards
 from refnet.datasets import Dataset
@@ -45,15 +44,15 @@ def main() -> None:
     args.dst.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     for part, each in data.items():
-        with bar(each, f"packing {part}") as shown:
+        with _cli.progress(len(each), f"packing {part}") as progress:
             shards.write(
                 args.dst, part, each, quality=None if args.raw else args.quality, per_shard=args.per_shard,
-                threads=args.threads, progress=lambda done, shown=shown: shown.update(done - shown.n),
+                threads=args.threads, progress=progress,
             )  # fmt: skip
     seconds, count = time.perf_counter() - start, 0
     for part, each in data.items():
-        with bar(each, f"verifying {part}") as shown:
-            count += shards.verify(args.dst, part, progress=lambda done, shown=shown: shown.update(done - shown.n))
+        with _cli.progress(len(each), f"verifying {part}") as progress:
+            count += shards.verify(args.dst, part, progress=progress)
     _cli.report_skipped(*data.values())
     stored = sum(path.stat().st_size for path in args.dst.glob("*.h5"))
     found = {
@@ -76,10 +75,6 @@ def source(args: argparse.Namespace) -> tuple[Dataset, Dataset]:
     if (args.src / imagenet.TRAIN).exists() or (args.src / imagenet.VAL).exists():
         return imagenet.load(args.src, side=args.side, labels=args.val_labels, synsets=args.synsets)
     return datasets.load(args.src, side=args.side, seed=args.seed, cache_bytes=0)
-
-
-def bar(data: Dataset, what: str) -> tqdm:
-    return tqdm(total=len(data), unit="image", desc=what, disable=not sys.stderr.isatty())
 
 
 if __name__ == "__main__":

@@ -11,13 +11,11 @@ examples:
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import _cli
 import _sheets
 import h5py
-from tqdm import tqdm
 
 from refnet import datasets, weights
 from refnet.arch import Conv
@@ -50,11 +48,11 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     data = datasets.load_whole(args.data, side=checkpoint.mean.shape[0], seed=checkpoint.seed)
     data = data if args.images is None else data.first(args.images)
-    with tqdm(total=len(data), unit="image", disable=not sys.stderr.isatty()) as bar:
+    with _cli.progress(len(data)) as progress:
         features = fig2.run(
             checkpoint, data, layers=layers, maps=args.maps, top=args.top, one_per_image=not args.repeat_images,
             rules=RULES[args.rules], seed=args.seed, device=find_device(args.device), threads=args.threads,
-            progress=lambda done: bar.update(done - bar.n),
+            progress=progress,
         )  # fmt: skip
     for each in features:
         _sheets.layer(each).save(args.out / f"{each.layer}.png")

@@ -143,6 +143,10 @@ class Strongest:
     row: np.ndarray
     col: np.ndarray
 
+    def of(self, maps: np.ndarray | slice) -> "Strongest":
+        """Those of some maps."""
+        return Strongest(self.value[maps], self.image[maps], self.row[maps], self.col[maps])
+
 
 def strongest(y: Array, *, top: int = 9, one_per_image: bool = True) -> Strongest:
     """The ``top`` strongest activations of each map of y (N, P, Q, M) or (N, M).

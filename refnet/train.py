@@ -31,7 +31,7 @@ class Recipe:
     ``schedule`` is "one-cycle" (a linear rise to ``rate``, then a cosine down to 0), "plateau" (divide by
     ``drop`` when the validation error has not improved for ``patience`` epochs) or, by hand, pairs of
     (first epoch, rate). ``scale`` multiplies the pixels less the mean. ``precision`` is that of products on a GPU
-    (`refnet.backend.precision`).
+    (`refnet.backend.precision`). ``clip`` None leaves the filters' RMS alone.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Recipe:
     augment: Augment
     momentum: float = 0.9
     decay: float = 5e-4
-    clip: float = 0.1
+    clip: float | None = 0.1
     warmup: float = 0.2
     drop: float = 10.0
     patience: int = 5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fixtures import assert_near, bits, checkpoint_of, noise, pictures
 
-from refnet import datasets, deconv, models, net
+from refnet import datasets, deconv, models, net, top
 from refnet.arch import Arch, Conv, Linear, Relu
 from refnet.deconv import GRADIENT, project, seeds, strongest
 from refnet.experiments import fig2
@@ -142,7 +142,7 @@ def test_bad_images_are_passed_over():
 
 
 def test_little_memory_and_threads_change_nothing(found, monkeypatch):
-    monkeypatch.setattr(fig2, "_AT_A_TIME", 3)
+    monkeypatch.setattr(top, "_AT_A_TIME", 3)
     again = fig2.run(CHECKPOINT, SCENES, layers=LAYERS, maps=None, top=5, one_per_image=False, threads=1)
     for each, other in zip(again, found, strict=True):
         assert_near(each.projections, other.projections, 1e-5)

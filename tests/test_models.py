@@ -137,9 +137,7 @@ def test_tiny_has_every_kind_of_layer_and_groups():
 def test_models_are_known_by_name():
     assert set(MODELS) == {"zfnet", "krizhevsky", "small", "mini", "mini-krizhevsky", "tiny"}
     assert all(models.by_name(name) is arch for name, arch in MODELS.items())
-    with pytest.raises(
-        ValueError, match="there are zfnet, krizhevsky, small, mini, mini-krizhevsky, tiny"
-    ):
+    with pytest.raises(ValueError, match="there are zfnet, krizhevsky, small, mini, mini-krizhevsky, tiny"):
         models.by_name("vgg")
 
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import oracle
 from PIL import Image
 
-from refnet import datasets, models, net, scenes, weights
+from refnet import datasets, models, net, scenes, top, weights
 from refnet.experiments import fig2
 from refnet.report import encode, maps, page, samples, training
 
@@ -99,7 +99,7 @@ def test_habits_find_a_planted_class_and_nothing_in_a_map_that_likes_all():
 
 def test_one_pass_finds_what_figure_2_finds_and_every_image_s_peaks(drawn):
     ck, data = drawn
-    found = maps.find(ck, data, ["relu1", "relu2"])
+    found = top.find(ck, data, ["relu1", "relu2"])
     for each in fig2.run(ck, data, layers=["relu1", "relu2"], maps=None):
         for name, array in vars(each.strongest).items():
             np.testing.assert_array_equal(array, getattr(found.best[each.layer], name))
@@ -119,14 +119,14 @@ def test_a_map_s_picture_holds_patches_and_projections_as_figure_2_has_them(draw
     assert got.shape == (3 * size, 3 * size * len(maps.SQUARES), 3)
     np.testing.assert_array_equal(got[:, : 3 * size], sheet)
     place = maps.SQUARES.index("deconv") * 3 * size
-    drawn_again = encode.tiles(list(maps.visible(features.projections[3])), columns=3)
+    drawn_again = encode.tiles(list(top.visible(features.projections[3])), columns=3)
     np.testing.assert_array_equal(got[:, place : place + 3 * size], drawn_again)
 
 
 def test_the_strongest_maps_here_are_those_of_the_bare_image(drawn):
     ck, data = drawn
     here = samples.strongest_here(ck, data.first(3), "relu2")
-    peaks = maps.find(ck, data.first(3), ["relu2"]).peaks["relu2"]
+    peaks = top.find(ck, data.first(3), ["relu2"]).peaks["relu2"]
     np.testing.assert_array_equal(here.features.strongest.value[:, 0], np.sort(peaks, axis=1)[:, ::-1][:, :6].ravel())
 
 

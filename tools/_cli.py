@@ -47,6 +47,16 @@ def experiment(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def training(doc: str | None) -> argparse.ArgumentParser:
+    """The parser of an experiment that trains its networks, or finds them where an earlier one has left them."""
+    made = parser(doc)
+    made.add_argument("--data", type=Path, help="folder of classes, or of train/ and val/ (default: scenes)")
+    made.add_argument("--size", default="mini", choices=("mini", "paper"), help="of the networks (default mini)")
+    made.add_argument("--epochs", type=int, default=8, help="of every training (default 8)")
+    common(made)
+    return made
+
+
 def common(made: argparse.ArgumentParser) -> None:
     """What all experiments can be told."""
     made.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (default 0)")

@@ -55,7 +55,8 @@ def save(
         picture.savefig(out / f"{name}.png", dpi=DPI)
     elif picture is not None:
         picture.save(out / f"{name}.png")
-    print(as_text(numbers))
+    if numbers:
+        print(as_text(numbers))
     print(out / f"{name}.{'json' if picture is None else 'png'}")
 
 

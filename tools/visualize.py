@@ -17,7 +17,7 @@ import _cli
 import _sheets
 import h5py
 
-from refnet import datasets, weights
+from refnet import datasets, top, weights
 from refnet.arch import Conv
 from refnet.backend import find_device
 from refnet.deconv import RULES
@@ -42,7 +42,7 @@ def main() -> None:
     _cli.check_counts(args, "maps", "top", "images", "threads")
     checkpoint = weights.load(args.weights)
     arch = checkpoint.arch
-    layers = list(dict.fromkeys(args.layers.split(","))) if args.layers else fig2.rectified(arch)
+    layers = list(dict.fromkeys(args.layers.split(","))) if args.layers else top.rectified(arch)
     for layer in layers:
         arch.index(layer)  # an unknown name must not wait for the data
     args.out.mkdir(parents=True, exist_ok=True)
@@ -65,11 +65,11 @@ def main() -> None:
     print(args.out / "features.png")
 
 
-def numbers(args: argparse.Namespace, features: list[fig2.LayerFeatures], data: datasets.Dataset) -> None:
+def numbers(args: argparse.Namespace, features: list[top.LayerFeatures], data: datasets.Dataset) -> None:
     """features.h5 has every array, features.json what each activation is and where it was found."""
     choices = {
         "weights": str(args.weights), "data": str(args.data or "scenes"), "images": len(data), "rules": args.rules,
-        "one_per_image": not args.repeat_images, "map_seed": args.seed, "contrast": fig2.CONTRAST,
+        "one_per_image": not args.repeat_images, "map_seed": args.seed, "contrast": top.CONTRAST,
     }  # fmt: skip
     with h5py.File(args.out / "features.h5", "w") as file:
         file.attrs.update(choices)

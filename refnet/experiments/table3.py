@@ -73,12 +73,12 @@ def run(
     train: Dataset,
     val: Dataset,
     *,
-    seeds: Sequence[int],
+    seed: int,
     net: Callable[[str, Arch, int], Checkpoint],
     device: str = "cpu",
     threads: int | None = None,
-) -> Iterator[tuple[Row, int, Errors]]:
-    """Errors of every row with every seed, the first seed of all rows first, each as soon as it is known.
+) -> Iterator[tuple[Row, Errors]]:
+    """Errors of every row, each as soon as it is known.
 
     Parameters
     ----------
@@ -86,13 +86,10 @@ def run(
     bases : the two nets that the rows change, as in `BASES`
     net : trains or loads a network: net(row's name, architecture, seed); all with the same recipe and budget
     """
-    for seed in seeds:
-        for row in rows:
-            arch = models.with_classes(row.arch(bases[row.net]), len(train.classes))
-            checkpoint = net(row.name, arch, seed)
-            on_train, on_val = (evaluate([checkpoint], data, device=device, threads=threads) for data in (train, val))
-            errors = (1 - on_train.top1, 1 - on_val.top1, 1 - on_val.top5)
-            yield row, seed, Errors(*(100 * each for each in errors))
+    for row in rows:
+        checkpoint = net(row.name, models.with_classes(row.arch(bases[row.net]), len(train.classes)), seed)
+        on_train, on_val = (evaluate([checkpoint], data, device=device, threads=threads) for data in (train, val))
+        yield row, Errors(*(100 * (1 - hit) for hit in (on_train.top1, on_val.top1, on_val.top5)))
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,15 @@
 """The Layers tab: what excites every map, found in one pass, and each map's strongest activations as a picture."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from refnet import images, parallel
+from refnet import parallel, top
 from refnet.arch import Arch
-from refnet.backend import Array, to_host
 from refnet.datasets import Dataset
-from refnet.deconv import RULES, Strongest, Strongests
-from refnet.experiments import fig2
-from refnet.features import stream
-from refnet.images import Pixels
+from refnet.deconv import RULES, Strongest
 from refnet.report.encode import numbers, picture, tiles
 from refnet.weights import Checkpoint
 
@@ -22,53 +18,6 @@ COLUMNS = 3  # of a square of TOP tiles
 # The squares of a map's picture, side by side.
 SQUARES = ("patches", *RULES)
 _MAPS_AT_A_TIME = 32  # whose projections are in memory
-
-
-@dataclass(frozen=True)
-class Found:
-    """What one pass over the data has found, by layer.
-
-    ``best`` are the strongest activations of all maps, and ``peaks`` (N, M) the largest activation of each map in each
-    image, NaN where the image cannot be read.
-    """
-
-    best: Mapping[str, Strongest]
-    peaks: Mapping[str, np.ndarray]
-
-
-def find(
-    checkpoint: Checkpoint,
-    dataset: Dataset,
-    layers: Sequence[str],
-    *,
-    top: int = TOP,
-    device: str = "cpu",
-    threads: int | None = None,
-    progress: Callable[[int], None] = lambda images: None,
-) -> Found:
-    """Run all images up to the last of the layers; ``progress`` is called with the number of images done.
-
-    Raises
-    ------
-    ValueError
-        If no image can be read.
-    """
-    shapes = checkpoint.arch.shapes()
-    peaks = {layer: np.full((len(dataset), shapes[layer][-1]), np.nan, np.float32) for layer in layers}
-    strongest = Strongests(tuple(layers), top=top)
-
-    def watch(layer: str, image: np.ndarray, y: Array) -> None:
-        strongest.watch(layer, image, y)
-        if layer in peaks:
-            peaks[layer][image] = to_host(y.max(axis=(1, 2)))
-
-    last, done = max(layers, key=checkpoint.arch.index), 0
-    for y, _, _ in stream(checkpoint, dataset, layer=last, watch=watch, device=device, threads=threads):
-        done += len(y)
-        progress(done)
-    if not done:
-        raise ValueError(f"none of the {len(dataset)} images could be read")
-    return Found({layer: strongest.of(layer) for layer in layers}, peaks)
 
 
 @dataclass(frozen=True)
@@ -133,20 +82,15 @@ def pictures(
     """Each map's number and picture: `SQUARES` side by side, patches and what every rule makes of them."""
     for part in parallel.cut(len(best.value), _MAPS_AT_A_TIME):
         maps = np.arange(part.start, part.stop)
-        some = Strongest(*(getattr(best, each)[part] for each in ("value", "image", "row", "col")))
+        some = best.of(part)
         by_rule = [
-            fig2.project(checkpoint, dataset, layer, maps, some, rules=rules, device=device, threads=threads)
+            top.project(checkpoint, dataset, layer, maps, some, rules=rules, device=device, threads=threads)
             for rules in RULES.values()
         ]
 
-        def draw(k: int, by_rule: list[fig2.LayerFeatures] = by_rule) -> bytes:
-            squares = [by_rule[0].patches[k], *(visible(each.projections[k]) for each in by_rule)]
+        def draw(k: int, by_rule: list[top.LayerFeatures] = by_rule) -> bytes:
+            squares = [by_rule[0].patches[k], *(top.visible(each.projections[k]) for each in by_rule)]
             sheet = np.concatenate([tiles(list(each), columns=COLUMNS) for each in squares], axis=1)
             return picture(sheet, tile=by_rule[0].patches.shape[2])
 
         yield from zip(maps.tolist(), parallel.run(draw, range(len(maps)), threads=threads), strict=True)
-
-
-def visible(projections: np.ndarray) -> Pixels:
-    """Projections (K, h, w, 3) as pixels, each with its own contrast."""
-    return np.stack([images.to_uint8(r, percentile=fig2.PERCENTILE) for r in projections])

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from refnet import images
+from refnet import images, top
 from refnet.arch import Arch, Conv
 from refnet.datasets import Dataset
-from refnet.experiments import fig2
 from refnet.report import maps, samples, training
 from refnet.report.encode import picture, script, tiles
 from refnet.weights import Checkpoint
@@ -24,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 CHOICES = {
     "strongest activations": f"{maps.TOP} of each map, from {maps.TOP} images",
     "start of a projection": "the activation itself, after rectification",
-    "contrast of projections": fig2.CONTRAST,
+    "contrast of projections": top.CONTRAST,
     "selectivity of a map": "(mu - nu) / (mu + nu) of its mean peak mu over the images of its favourite class, and the "
     "mean nu of the other classes",
     "quiet": "share of the images that do not excite a map at all",
@@ -78,7 +77,7 @@ def files(
     ValueError
         If no image can be read, or a kept epoch is of another network.
     """
-    arch, layers = checkpoint.arch, fig2.rectified(checkpoint.arch)
+    arch, layers = checkpoint.arch, top.rectified(checkpoint.arch)
     if other := [each for each in kept if each.arch != arch]:
         raise ValueError(f"kept epoch {other[0].epoch} is of {other[0].arch.name} with other layers than {arch.name}")
     where: dict[str, Any] = {"device": device, "threads": threads}
@@ -133,9 +132,7 @@ def _maps(
 ) -> Iterator[tuple[str, bytes]]:
     """The numbers and pictures of all maps, and the images that these come from."""
     arch = checkpoint.arch
-    found = maps.find(
-        checkpoint, dataset, layers, **where, progress=lambda done: progress("images", done, len(dataset))
-    )
+    found = top.find(checkpoint, dataset, layers, **where, progress=lambda done: progress("images", done, len(dataset)))
     total, done = sum(len(found.best[layer].value) for layer in layers), 0
     shown: set[int] = set()
     for layer in layers:

@@ -6,16 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from refnet import datasets, images, net, occlusion
+from refnet import datasets, images, net, occlusion, top
 from refnet.backend import to_device, to_host
 from refnet.datasets import Dataset
 from refnet.deconv import Strongest, strongest
-from refnet.experiments import fig2
 from refnet.features import stream
 from refnet.geometry import clip_box
 from refnet.ops.loss import softmax
 from refnet.report.encode import numbers, picture, tiles
-from refnet.report.maps import visible
 from refnet.weights import Checkpoint
 
 SHOWN = 6  # maps of each layer
@@ -27,7 +25,7 @@ class Here:
     """The strongest maps of a layer in some images, ``SHOWN`` (or all) of each: (S, k) maps, and their features."""
 
     maps: np.ndarray
-    features: fig2.LayerFeatures
+    features: top.LayerFeatures
 
 
 def strongest_here(
@@ -43,7 +41,7 @@ def strongest_here(
     )
     image = np.repeat(np.arange(len(y)), maps.shape[1])[:, None]
     best = Strongest(value, image, row, col)
-    return Here(maps, fig2.project(checkpoint, dataset, layer, maps.ravel(), best, device=device, threads=threads))
+    return Here(maps, top.project(checkpoint, dataset, layer, maps.ravel(), best, device=device, threads=threads))
 
 
 def readable(dataset: Dataset, count: int) -> Dataset:
@@ -90,7 +88,7 @@ def files(
         for layer, each in here.items():
             k = each.maps.shape[1]
             mine = slice(i * k, (i + 1) * k)
-            strip = np.concatenate([each.features.patches[mine, 0], visible(each.features.projections[mine, 0])])
+            strip = np.concatenate([each.features.patches[mine, 0], top.visible(each.features.projections[mine, 0])])
             pictures[f"{layer}.webp"] = picture(tiles(list(strip), columns=k), tile=strip.shape[1])
             shown[layer] = {
                 "maps": each.maps[i].tolist(),

@@ -3,15 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from refnet.arch import Params
 from refnet.datasets import Dataset
-from refnet.deconv import Strongest
-from refnet.experiments import fig2
+from refnet.experiments import fig4
 from refnet.report.encode import numbers, picture, tiles
-from refnet.report.maps import find, visible
 from refnet.sgd import filter_rms
+from refnet.top import visible
 from refnet.weights import Checkpoint
 
 SHOWN = 24  # maps of each layer
@@ -34,33 +31,19 @@ def evolution(
 ) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     """Each layer's strongest activations at each of the kept epochs, projected (Figure 4).
 
-    The maps are the same in all epochs: evenly taken from those that any image excites in the last one.
-
     Yields
     ------
     name, picture, facts : of a layer at an epoch; its tiles in `COLUMNS`, and of each tile its map, image and value
     """
-    shown: dict[str, np.ndarray] = {}
-    for checkpoint in reversed(kept):
-        found = find(checkpoint, dataset, layers, top=1, device=device, threads=threads, progress=progress)
-        for layer in layers:
-            best = found.best[layer]
-            if layer not in shown:
-                alive = np.flatnonzero(best.value[:, 0] > 0)
-                places = np.linspace(0, len(alive), min(SHOWN, len(alive)), endpoint=False)
-                shown[layer] = alive[places.astype(int)]
-            maps = shown[layer]
-            if not len(maps):
-                continue
-            some = Strongest(*(getattr(best, each)[maps] for each in ("value", "image", "row", "col")))
-            features = fig2.project(checkpoint, dataset, layer, maps, some, device=device, threads=threads)
-            drawn = visible(features.projections[:, 0])
+    for each in fig4.run(kept, dataset, layers=layers, maps=SHOWN, device=device, threads=threads, progress=progress):
+        for e, epoch in enumerate(each.epochs.tolist()):
+            drawn = visible(each.projections[:, e])
             facts = {
-                "layer": layer,
-                "epoch": checkpoint.epoch,
-                "maps": maps.tolist(),
-                "images": [dataset.names[i] for i in some.image[:, 0].tolist()],
-                "values": numbers(some.value[:, 0]),
+                "layer": each.layer,
+                "epoch": epoch,
+                "maps": each.maps.tolist(),
+                "images": [dataset.names[i] for i in each.images[:, e].tolist()],
+                "values": numbers(each.values[:, e]),
             }
             sheet = picture(tiles(list(drawn), columns=COLUMNS), tile=drawn.shape[1])
-            yield f"{layer}-{checkpoint.epoch:03}.webp", sheet, facts
+            yield f"{each.layer}-{epoch:03}.webp", sheet, facts

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from refnet.arch import Arch, Conv, Dropout, Layer, Linear, Norm, Pool, Relu
+from refnet.arch import Arch, Conv, Dropout, Flatten, Layer, Linear, Norm, Pool, Relu, flat
 
 
 def _head(*units: int, dropout: float = 0.5) -> tuple[Layer, ...]:
@@ -88,6 +88,29 @@ def with_classes(arch: Arch, classes: int) -> Arch:
 def _stage(layer: Layer) -> int:
     """The paper's number of the stage that a layer belongs to: 1 for conv1, relu1, pool1 and norm1."""
     return int(layer.name[-1])
+
+
+def stage_ends(arch: Arch) -> dict[str, str]:
+    """The last layer of every stage, dropout apart, by the layer with weights that begins it: conv1 -> norm1.
+
+    What the paper calls layer n, where it does not say where in the stage, is taken to be this one.
+    """
+    ends: dict[str, str] = {}
+    begins = ""
+    for layer in flat(arch.layers):
+        if isinstance(layer, Conv | Linear):
+            begins = layer.name
+        if begins and not isinstance(layer, Dropout | Flatten):
+            ends[begins] = layer.name
+    return ends
+
+
+def end_of(arch: Arch, stage: int) -> str:
+    """The last layer of a stage as the paper numbers them: relu7 for 7; ValueError if there is no such stage."""
+    ends = {begins[-1]: end for begins, end in stage_ends(arch).items()}
+    if str(stage) not in ends:
+        raise ValueError(f"{arch.name} has no layer numbered {stage}; its layers are {', '.join(ends.values())}")
+    return ends[str(stage)]
 
 
 def without(arch: Arch, *stages: int) -> Arch:

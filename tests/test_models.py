@@ -150,6 +150,17 @@ def test_layers_are_named_as_the_paper_numbers_them(arch):
     assert stages == sorted(stages)
 
 
+def test_a_stage_ends_with_its_last_layer_but_dropout():
+    wanted = "norm1 norm2 relu3 relu4 pool5 relu6 relu7 fc8"
+    assert list(models.stage_ends(ZFNET).values()) == wanted.split()
+    assert list(models.stage_ends(KRIZHEVSKY).values()) == wanted.replace("norm", "pool").split()
+    assert list(models.stage_ends(ZFNET)) == list(ZFNET.param_shapes())
+    assert [models.end_of(ZFNET, stage) for stage in (1, 5, 7)] == ["norm1", "pool5", "relu7"]
+    assert models.end_of(models.without(ZFNET, 3, 4), 7) == "relu7"
+    with pytest.raises(ValueError, match="no layer numbered 7; its layers are norm1"):
+        models.end_of(models.without(ZFNET, 7), 7)
+
+
 def test_the_number_of_classes_can_be_changed():
     arch = models.with_classes(ZFNET, 37)
     assert arch.shapes()["fc8"] == (37,)

@@ -17,8 +17,8 @@ import _cli
 import _sheets
 import h5py
 
-from refnet import datasets, top, weights
-from refnet.arch import Conv
+from refnet import datasets, models, top, weights
+from refnet.arch import Arch, Conv, flat
 from refnet.backend import find_device
 from refnet.deconv import RULES
 from refnet.experiments import fig2
@@ -28,7 +28,11 @@ def main() -> None:
     parser = _cli.parser(__doc__)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--data", type=Path, help="folder of classes; its val/ if there is one (default: scenes)")
-    parser.add_argument("--layers", help="names, separated by commas (default: every convolution, rectified)")
+    parser.add_argument("--layers", help="names, separated by commas (default: all with --start)")
+    parser.add_argument(
+        "--start", default="rectified", choices=("rectified", "pooled"),
+        help="where in each convolution's stage: its rectified output, or the stage's last layer (default rectified)",
+    )  # fmt: skip
     parser.add_argument("--maps", type=int, default=16, help="maps of each layer, drawn at random (default 16)")
     parser.add_argument("--top", type=int, default=9, help="activations of each map (default 9)")
     parser.add_argument("--repeat-images", action="store_true", help="allow several activations from one image")
@@ -42,7 +46,7 @@ def main() -> None:
     _cli.check_counts(args, "maps", "top", "images", "threads")
     checkpoint = weights.load(args.weights)
     arch = checkpoint.arch
-    layers = list(dict.fromkeys(args.layers.split(","))) if args.layers else top.rectified(arch)
+    layers = list(dict.fromkeys(args.layers.split(","))) if args.layers else starts(arch, args.start)
     for layer in layers:
         arch.index(layer)  # an unknown name must not wait for the data
     args.out.mkdir(parents=True, exist_ok=True)
@@ -65,10 +69,19 @@ def main() -> None:
     print(args.out / "features.png")
 
 
+def starts(arch: Arch, start: str) -> list[str]:
+    """Where the walk down starts, in the stage of every convolution."""
+    if start == "rectified":
+        return top.rectified(arch)
+    convolutions = {layer.name for layer in flat(arch.layers) if isinstance(layer, Conv)}
+    return [end for begins, end in models.stage_ends(arch).items() if begins in convolutions]
+
+
 def numbers(args: argparse.Namespace, features: list[top.LayerFeatures], data: datasets.Dataset) -> None:
     """features.h5 has every array, features.json what each activation is and where it was found."""
     choices = {
         "weights": str(args.weights), "data": str(args.data or "scenes"), "images": len(data), "rules": args.rules,
+        "start": args.layers or args.start,
         "one_per_image": not args.repeat_images, "map_seed": args.seed, "contrast": top.CONTRAST,
     }  # fmt: skip
     with h5py.File(args.out / "features.h5", "w") as file:

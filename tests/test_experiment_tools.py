@@ -1,0 +1,113 @@
+"""The commands of the experiments that train: from a folder of a few images to pictures and numbers, and going on."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_tools import mistake, tool
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two classes that differ in colour, a few images of 64 pixels each."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 12), ("val", 4)):
+        for name, colour in (("blue", (40, 60, 200)), ("red", (200, 60, 40))):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = np.clip(rng.normal(colour, 40, (64, 64, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    """The folder of a grid of two seeds, its arguments, and what was printed."""
+    out = tmp_path_factory.mktemp("run")
+    args = ("--data", photos, "--epochs", 1, "--seeds", 2, "--out", out)
+    _, printed, err = tool("table3.py", *args, check=0)
+    return out, args, printed, err
+
+
+def numbers(out, name):
+    """Every number of NAME.json by its name."""
+    content = json.loads((out / f"{name}.json").read_text())
+    assert content["command"].startswith(f"python tools/{name.partition('-')[0]}.py")
+    return {each["name"]: each for each in content["numbers"]}, content
+
+
+def test_the_grid_writes_every_row_beside_the_paper_s(run):
+    out, _, printed, _ = run
+    found, content = numbers(out, "table3")
+    assert len(list((out / "table3").glob("*.json"))) == 24 == len(list((out / "nets").glob("*.h5")))
+    row = found["Figure 3, layers 3,4,5: 512, 1024, 512: val top-1 error %"]
+    assert row["paper"] == 37.5 and 0 <= row["measured"] <= 100 and row["plus_minus"] >= 0
+    errors = content["detail"]["errors"]["Figure 3, as it is"]
+    mean = found["Figure 3, as it is: train top-1 error %"]["measured"]
+    assert mean == pytest.approx(np.mean([each["train_top1"] for each in errors.values()]))
+    counts = [each["measured"] for name, each in found.items() if name.startswith("orderings of")]
+    assert sum(counts) == len(content["detail"]["orderings"]) == 65
+    assert content["choices"]["epochs"] == 1 and content["choices"]["seeds"] == [0, 1]
+    with Image.open(out / "table3.png") as picture:
+        assert picture.width > 900
+    assert "Krizhevsky, replication, seed 1:" in printed
+
+
+def test_the_grid_goes_on_where_it_stopped(run):
+    out, args, _, _ = run
+    before = (out / "table3.json").read_bytes()
+    (out / "table3" / "figure-3-as-it-is-seed1.json").unlink()
+    (out / "nets" / "mini-figure-3-as-it-is-seed1.h5").unlink()
+    _, printed, err = tool("table3.py", *args, check=0)
+    assert printed.count(", seed ") == 1 and "Figure 3, as it is, seed 1:" in printed
+    assert err.count("epoch ") == 1  # one training
+    assert (out / "table3.json").read_bytes() == before
+
+
+def test_rows_of_another_budget_are_refused(run):
+    args = run[1]
+    message = mistake("table3.py", *args[:2], "--epochs", 2, *args[4:])
+    assert "'epochs': 1" in message and "use another --out" in message
+
+
+def test_table_2_votes_with_the_grid_s_networks(run, photos):
+    out, _, _, _ = run
+    before = {path.name for path in (out / "nets").iterdir()}
+    tool("table2.py", "--data", photos, "--epochs", 1, "--members", 3, "--out", out, check=0)
+    assert {path.name for path in (out / "nets").iterdir()} - before == {"mini-figure-3-as-it-is-seed2.h5"}
+    found, content = numbers(out, "table2")
+    assert found["Figure 3 (a), 1 convnet: top-1 error %"]["paper"] == 38.4
+    members = next(each for each in content["detail"] if each["row"] == "Figure 3 (a), 1 convnet")["errors"]
+    assert found["Figure 3 (a), 1 convnet: top-1 error %"]["measured"] == pytest.approx(np.mean(members, axis=0)[0])
+    assert "Figure 3 (a), 3 convnets: top-1 error %" in found
+    assert "Krizhevsky, our replication, 1 convnet: top-5 error %" in found
+    assert content["choices"]["crops"] == 10 and (out / "table2.png").exists()
+
+
+def test_figure_6_trains_only_the_network_without_the_clip(run, photos):
+    out, _, _, _ = run
+    before = {path.name for path in (out / "nets").iterdir()}
+    tool("fig6.py", "--data", photos, "--epochs", 1, "--maps", 4, "--out", out, check=0)
+    new = {path.name for path in (out / "nets").iterdir()} - before
+    assert new == {"mini-figure-3-as-it-is-without-clip-seed0.h5"}
+    found, content = numbers(out, "fig6")
+    assert found["7x7/2, no clip: filters clipped in a step"]["measured"] == 0
+    for name in content["detail"]:
+        shares = [found[f"{name}: energy at {band} frequencies %"]["measured"] for band in ("low", "middle", "high")]
+        assert sum(shares) == pytest.approx(100)
+    assert {"fig6.png", "fig6-layer2.png", "fig6-layer2-krizhevsky.png"} <= {path.name for path in out.iterdir()}
+
+
+def test_figure_4_takes_the_kept_epochs(photos, tmp_path):
+    out, data = tmp_path / "tiny.h5", ("--data", photos)
+    tool("train.py", *data, "--arch", "tiny", "--epochs", 3, "--batch", 8, "--keep", "1,2", "--out", out, check=0)
+    assert "has no kept epochs" in mistake("fig4.py", tmp_path / "tiny.epoch001.h5", *data, "--out", tmp_path)
+    tool("fig4.py", out, "--data", photos, "--maps", 3, "--out", tmp_path / "look", check=0)
+    found, content = numbers(tmp_path / "look", "fig4-movement")
+    assert content["choices"]["epochs"] == [1, 2, 3] and content["choices"]["images"] == 24
+    assert set(content["detail"]) == {"relu1", "relu2"}
+    assert found["relu1: distance of epoch 1 to the last"]["measured"] == content["detail"]["relu1"]["to_last"][0]
+    assert (tmp_path / "look" / "fig4.png").exists() and (tmp_path / "look" / "fig4-movement.png").exists()

@@ -172,10 +172,13 @@ class Strongests:
         self._shape: dict[str, tuple[int, ...]] = {}
         self._lock = threading.Lock()
 
-    def watch(self, layer: str, images: np.ndarray, y: Array) -> None:
-        """Take in the layer's output y (n, P, Q, M) or (n, M) for the data's images (n,)."""
+    def watch(self, layer: str, images: np.ndarray, y: Array) -> np.ndarray | None:
+        """Take in the layer's output y (n, P, Q, M) or (n, M) for the data's images (n,).
+
+        Returns each map's largest activation in each image (n, M); None for a layer that is not looked at.
+        """
         if self.layers is not None and layer not in self.layers:
-            return
+            return None
         n, maps = len(y), y.shape[-1]
         flat = y.reshape(n, math.prod(y.shape[1:-1]), maps)
         peaks = to_host(flat.max(axis=1))
@@ -186,7 +189,8 @@ class Strongests:
         # Most images have nothing new for most maps: only those at or above a map's weakest are looked into.
         new_image, new_map = np.nonzero(peaks >= least)
         if not len(new_map):
-            return
+            return peaks
+
         columns = to_host(flat[new_image, :, new_map])
         per_image = 1 if self.one_per_image else min(self.top, columns.shape[1])
         places = (
@@ -208,6 +212,7 @@ class Strongests:
             both = {key: np.concatenate([best[key][shown], rivals[key]], axis=1) for key in best}
             for key, each in self._ranked(both).items():
                 best[key][shown] = each[:, : self.top]
+        return peaks
 
     def _ranked(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Each row by value, then image, then place; of an image only its first, unless all count."""

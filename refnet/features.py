@@ -11,7 +11,7 @@ from refnet.ranks import ALONE, Group
 from refnet.weights import Checkpoint
 
 # Called with the layer's name, the data set's indices of some images, and the layer's output for them.
-Watch = Callable[[str, np.ndarray, Array], None]
+Watch = Callable[[str, np.ndarray, Array], object]
 
 
 def check_input(checkpoint: Checkpoint) -> None:

@@ -67,9 +67,9 @@ def find(
     strongest = Strongests(tuple(layers), top=top, one_per_image=one_per_image)
 
     def watch(layer: str, image: np.ndarray, y: Array) -> None:
-        strongest.watch(layer, image, y)
-        if layer in peaks:
-            peaks[layer][image] = to_host(y.max(axis=tuple(range(1, y.ndim - 1))))
+        largest = strongest.watch(layer, image, y)
+        if largest is not None:
+            peaks[layer][image] = largest
 
     done = 0
     for y, _, _ in stream(checkpoint, dataset, layer=last, watch=watch, device=device, threads=threads):

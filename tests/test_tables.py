@@ -1,12 +1,13 @@
 """Tables 2 and 3 on small nets and scenes: votes, rows, orderings, and the grid that goes on where it stopped."""
 
+import statistics
 from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 from fixtures import checkpoint_of, pictures
 
-from refnet import datasets, models, train
+from refnet import datasets, models, net, train
 from refnet.arch import Arch, Linear
 from refnet.experiments import table2, table3
 from refnet.experiments.table3 import Errors
@@ -53,6 +54,22 @@ def test_the_same_network_many_times_gains_nothing():
     data = replace(drawn, classes=one.classes, labels=drawn.labels % 10)
     single, vote = table2.run({table2.A: [one] * 4}, data)
     np.testing.assert_allclose(single.errors, np.repeat(vote.errors, 4, axis=0))
+
+
+def test_a_vote_is_the_mean_of_the_softmax_outputs():
+    drawn, one = datasets.load_whole(None, side=32).subset(range(48)), checkpoint_of(side=32)
+    data = replace(drawn, classes=one.classes, labels=drawn.labels % 10)
+    members = [replace(checkpoint_of(side=32, seed=seed), scale=1 / 8) for seed in range(3)]
+    x = np.stack([data.image(i)[6:25, 6:25] for i in range(48)])
+    p = []
+    for each in members:
+        y = net.predict(one.arch, each.params, (x - each.mean[6:25, 6:25]) / np.float32(8)).astype(float)
+        p.append(np.exp(y) / np.exp(y).sum(axis=1, keepdims=True))
+    wrong = sum(p).argmax(axis=1) != data.labels
+    loudest = np.max(p, axis=0).argmax(axis=1) != data.labels
+    vote = table2.run({table2.A: members}, data, ten_crop=False)[1]
+    assert vote.errors[0, 0] == pytest.approx(100 * wrong.mean())
+    assert wrong.mean() != loudest.mean()  # so that another vote would show
 
 
 def test_b_joins_the_vote_of_a_with_its_first_network_only():
@@ -128,6 +145,13 @@ def test_the_paper_s_own_errors_hold_all_its_orderings():
     assert all(each.holds for each in orderings)
     assert len(orderings) == 12 * 11 / 2 - 1  # two rows have the same error
     assert all(each.mean == pytest.approx(each.paper, abs=1e-4) for each in orderings)
+
+
+def test_mean_and_standard_deviation_are_over_the_seeds_differences():
+    found = grid(1, 3)
+    each = table3.orderings(found)[0]
+    higher = [found[each.second][seed].val_top1 - found[each.first][seed].val_top1 for seed in range(3)]
+    assert (each.mean, each.std) == (pytest.approx(statistics.mean(higher)), pytest.approx(statistics.stdev(higher)))
 
 
 def test_turned_around_they_hold_none():

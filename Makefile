@@ -10,6 +10,10 @@ RUN     ?= $(if $(DATA),$(shell basename "$$(realpath "$(DATA)")"),scenes)-$(ARC
 WEIGHTS ?= weights/$(RUN).h5
 OUT     ?= out/$(RUN)
 PARTS   ?=
+DOGS    ?=
+CALTECH ?=
+VOC     ?=
+BUDGET  ?= 8
 RANKS   ?=
 PYTHON  ?= python3
 
@@ -29,7 +33,7 @@ mpirun    = $(if $(RANKS),$(PY) tools/_mpirun.py $(MPIRUN) -n $(RANKS) $(if $(fi
 data_arg  = $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate visualize report demo describe bench test test-all test-gpu lint oracles clean
+.PHONY: help train evaluate visualize figures report demo describe bench test test-all test-gpu lint oracles clean
 
 help: ## list the targets
 	@echo 'make TARGET [DATA=folder-of-classes] [ARCH=$(ARCH)] [EPOCHS=$(EPOCHS)] [DEVICE=auto|cpu|cuda] [RANKS=processes] [RUN=name] [SEED=0]'
@@ -52,6 +56,10 @@ report: $(CORE) ## the page of WEIGHTS on DATA, to walk through in a browser: OU
 demo: $(CORE) ## pages of the weights that come with refnet, out/demo/*/index.html; photographs from DATA
 	$(PY) tools/report.py weights/scenes.h5 --device $(DEVICE) --out out/demo/scenes
 	$(PY) tools/report.py weights/imagenette-small.h5 $(data_arg) --device $(DEVICE) --out out/demo/imagenette-small
+
+figures: $(CORE) ## every figure and table of WEIGHTS on DATA into OUT, with DOGS, CALTECH, VOC; trains BUDGET epochs a net
+	$(PY) tools/figures.py "$(WEIGHTS)" $(data_arg) $(if $(DOGS),--dogs "$(DOGS)") $(if $(CALTECH),--caltech "$(CALTECH)") \
+	  $(if $(VOC),--voc "$(VOC)") --epochs $(BUDGET) --device $(DEVICE) --out "$(OUT)"
 
 describe: $(CORE) ## print what WEIGHTS holds
 	$(PY) tools/describe.py "$(WEIGHTS)"

@@ -1,15 +1,21 @@
 """Streaming a data set through a network: every image once, cut as the paper cuts, whatever the batches."""
 
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fixtures import assert_near, bits, checkpoint_of, noise, pictures
 
-from refnet import models
+from refnet import features, models, net
 from refnet.features import stream
 from refnet.net import predict
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+
+import _features
 
 N = 23
 CHECKPOINT = checkpoint_of()
@@ -130,3 +136,59 @@ def test_a_network_of_float64_takes_images_of_float64():
     )
     assert (single.dtype, double.dtype) == (np.float32, np.float64)
     assert_near(single, double, 1e-4)
+
+
+# --- features of some layers, and keeping them ---
+
+
+def test_collect_gives_every_layer_s_output_in_the_images_order():
+    data, done = pictures(noise(70), bad=(3, 69)), []
+    found, indices = features.collect(CHECKPOINT, data, ["norm1", "relu6"], progress=done.append)
+    assert indices.tolist() == [i for i in range(70) if i not in (3, 69)] and done[-1] == 68
+    x = (noise(70)[indices, 2:21, 2:21] - CHECKPOINT.mean[2:21, 2:21]) / np.float32(64)
+    for layer, y in found.items():
+        want = net.predict(CHECKPOINT.arch, CHECKPOINT.params, x, stop=layer)
+        assert y.shape == want.shape
+        assert_near(y, want, 1e-5)
+
+
+def test_collect_says_what_it_cannot_do():
+    with pytest.raises(ValueError, match="no layer 'relu9'"):
+        features.collect(CHECKPOINT, pictures(noise(2)), ["relu9"])
+    with pytest.raises(ValueError, match="none of the 2 images could be read"):
+        features.collect(CHECKPOINT, pictures(noise(2), bad=(0, 1)), ["relu1"])
+
+
+def test_kept_features_are_read_and_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+    data, layers = pictures(noise(50), bad=(20,)), ["relu2", "relu6"]
+    monkeypatch.setattr(_features, "PART", 16)
+    want, indices = features.collect(CHECKPOINT, data, layers)
+    work, parts = features.collect, []
+
+    def interrupted(checkpoint, some, *rest, **options):
+        parts.append(len(some))
+        if len(parts) == 3:
+            raise KeyboardInterrupt
+        return work(checkpoint, some, *rest, **options)
+
+    monkeypatch.setattr(features, "collect", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _features.collect(tmp_path, CHECKPOINT, data, layers)
+    assert len(list(tmp_path.iterdir())) == 2
+    found, good = _features.collect(tmp_path, CHECKPOINT, data, layers)
+    assert parts == [12, 13, 12, 12, 13]  # the third once more, and the rest
+    assert good.tolist() == indices.tolist()
+    for layer in layers:
+        assert_near(found[layer], want[layer], 1e-5)
+    again, _ = _features.collect(tmp_path, CHECKPOINT, data, layers)
+    assert len(parts) == 5 and all(bits(again[layer]) == bits(found[layer]) for layer in layers)
+
+
+def test_other_weights_images_or_layers_have_features_of_their_own(tmp_path):
+    data = pictures(noise(5))
+    first, _ = _features.collect(tmp_path, CHECKPOINT, data, ["relu6"])
+    other, _ = _features.collect(tmp_path, checkpoint_of(seed=1), data, ["relu6"])
+    assert bits(first["relu6"]) != bits(other["relu6"])
+    _features.collect(tmp_path, CHECKPOINT, data, ["relu2"])
+    _features.collect(tmp_path, CHECKPOINT, data.subset(range(3)), ["relu6"])
+    assert len(list(tmp_path.iterdir())) == 4

@@ -57,7 +57,10 @@ def report(tmp_path_factory):
         weights.save(root / f"net.epoch{epoch:03}.h5", checkpoint(scenes.CLASSES, seed=2 - epoch, epoch=epoch))
     weights.save(root / "net.h5", checkpoint(scenes.CLASSES))
     (root / "found").mkdir()
-    numbers = {"numbers": [{"name": "top-1 error", "measured": 0.226, "paper": 0.375}]}
+    numbers = {
+        "command": "python tools/table2.py", "choices": {"crops": 10},
+        "numbers": [{"name": "top-1 error", "measured": 0.226, "plus_minus": 0.0123, "paper": 0.375}],
+    }  # fmt: skip
     (root / "found" / "table2.json").write_text(json.dumps(numbers))
     Image.new("RGB", (40, 20)).save(root / "found" / "table2.png")
     out = root / "page with a space"
@@ -342,7 +345,11 @@ def test_curves_and_the_slider_over_epochs(visit):
 
 def test_experiments_stand_beside_the_paper_s_numbers(visit):
     visit.go("/experiments")
-    assert visit.page.locator("tbody tr").inner_text().split("\t") == ["top-1 error", "0.226", "0.375"]
+    rows = visit.page.locator("tbody tr")
+    assert rows.first.inner_text().split("\t") == ["top-1 error", "0.226 ± 0.0123", "0.375"]
+    visit.page.get_by_text("How it was made").click()
+    assert rows.last.inner_text().split("\t") == ["crops", "10"]
+    assert visit.page.get_by_text("python tools/table2.py").is_visible()
     assert visit.page.evaluate("document.querySelector('.plot').naturalWidth") in (0, 40)  # it loads when seen
     visit.go("/about")
     assert "tools/report.py" in visit.page.inner_text("main")

@@ -86,7 +86,7 @@ def numbers(looks: Mapping[str, Look]) -> list[Number]:
 
 def figure(looks: Mapping[str, Look]) -> Figure:
     """Filters on top; below, the histogram of their RMS, their energy by frequency, and aliasing."""
-    made, axes = _plot.figure(2, 3, width=10, height=6.4, height_ratios=[1.25, 1])
+    made, axes = _plot.figure(2, 3, width=10, height=5.8)
     for axis, (name, each) in zip(axes[0], looks.items(), strict=True):
         strongest = np.abs(each.w).max()
         tiles = [  # on one scale, so that a filter that dominates is seen to
@@ -94,18 +94,20 @@ def figure(looks: Mapping[str, Look]) -> Figure:
             for m in np.argsort(-each.rms, kind="stable")
         ]
         _plot.bare(axis).imshow(images.contact_sheet(tiles, columns=6, gap=1))
-        axis.set_title(f"{name}, largest RMS first")
+        axis.set_title(name)
     rms, energy, alias = axes[1]
     every = np.concatenate([each.rms for each in looks.values()])
-    edges = np.geomspace(0.9 * every.min(), 1.1 * every.max(), 13)
-    rms.hist([each.rms for each in looks.values()], bins=edges, label=list(looks))
-    rms.set(xlabel="RMS of a filter", ylabel="filters", xscale="log")
-    rms.legend()
+    edges = np.linspace(0, 1.05 * every.max(), 13)
+    rms.hist([each.rms for each in looks.values()], bins=edges)
+    rms.axvline(train.DEFAULT.clip, color="0.6", linestyle="--")
+    rms.set(xlabel="RMS of a filter", ylabel="filters")
+
     place, width = np.arange(3), 0.8 / len(looks)
-    for i, each in enumerate(looks.values()):
-        energy.bar(place + i * width, 100 * each.bands.mean(axis=0), width)
+    for i, (name, each) in enumerate(looks.items()):
+        energy.bar(place + i * width, 100 * each.bands.mean(axis=0), width, label=name)
     energy.set_xticks(place + width, labels=["low\n< 1/8", "middle", "high\n> 1/4 cycle/pixel"])
     energy.set(ylabel="energy of the filters (%)")
+    energy.legend()
     for i, each in enumerate(looks.values()):
         alias.bar(i, 100 * each.aliasing.mean())
     alias.set_xticks(range(len(looks)), labels=[name.replace(", ", "\n") for name in looks])

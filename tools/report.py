@@ -82,7 +82,7 @@ def commands(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def experiments(folder: Path | None) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """The numbers of NAME.json beside the paper's, and NAME.png; by name, with the pictures that have no numbers."""
+    """NAME.png and the numbers of NAME.json (`_results.save`), by name; of pictures without numbers the picture."""
     if folder is None or not folder.is_dir():
         return [], {}
     pictures = {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
@@ -93,11 +93,13 @@ def experiments(folder: Path | None) -> tuple[list[dict[str, Any]], dict[str, by
             content = json.loads(path.read_text()) if path.exists() else {}
         except ValueError:
             raise ValueError(f"{path}: it is no valid JSON") from None
-        listed = content.get("numbers", []) if isinstance(content, dict) else []
+        content = content if isinstance(content, dict) else {}
+        listed = content.get("numbers", [])
         numbers = [row for row in listed if isinstance(row, dict) and "measured" in row]
         pngs = [f"{name}.png"] if f"{name}.png" in pictures else []
         if numbers or pngs:
-            found.append({"title": name, "numbers": numbers, "pictures": pngs})
+            how = {key: content[key] for key in ("command", "choices") if key in content}
+            found.append({"title": name, "numbers": numbers, "pictures": pngs, **how})
     return found, pictures
 
 

@@ -491,11 +491,16 @@ async function viewTraining() {
 
 const text = (value) => (Number.isInteger(value) ? count(value) : typeof value === "number" ? String(Number(value.toPrecision(6))) : value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value));
 
+const measured = ({ measured: value, plus_minus: deviation }) => (typeof value === "number" ? sig(value) : text(value)) + (typeof deviation === "number" ? ` ± ${sig(deviation)}` : "");
+
 function viewExperiments() {
   return ["Experiments", h("h1", { tabindex: -1 }, "Experiments"),
     net.experiments.length ? net.experiments.map((each) => [h("h2", {}, each.title),
-      each.numbers.length > 0 && wide(table(["", "measured", "paper"], each.numbers.map((row) => [text(row.name), text(row.measured), text(row.paper)]))),
-      each.pictures.map((name) => h("img", { class: "plot", loading: "lazy", src: `experiments/${encodeURIComponent(name)}`, alt: `Figure ${each.title}` }))])
+      each.numbers.length > 0 && wide(table(["", "measured", "paper"], each.numbers.map((row) => [text(row.name), measured(row), text(row.paper)]))),
+      each.pictures.map((name) => h("img", { class: "plot", loading: "lazy", src: `experiments/${encodeURIComponent(name)}`, alt: `Figure ${each.title}` })),
+      each.command && h("details", {}, h("summary", {}, "How it was made"), h("p", {}, h("code", {}, each.command)),
+        wide(table(["choice", ""], Object.entries(each.choices || {}).map(([name, value]) => [name, text(value)])))),
+    ])
       : h("p", { class: "note" }, "Nothing was found. ", h("code", {}, "make figures"), " makes the paper's figures and tables with each number beside the paper's, and ", h("code", {}, "tools/report.py ... --experiments FOLDER"), " shows them here.")];
 }
 

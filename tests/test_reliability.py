@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torture
 from fixtures import checkpoint_of
+from test_interop import written
 from test_tools import ROOT, mistake, photos, tool  # noqa: F401  photos is a fixture
 
 from refnet import datasets, hdf5, models, sgd, train, weights
+from refnet.interop import apart
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, locks and forks of a Unix")
 
@@ -320,6 +322,59 @@ def test_crafted_weight_files_are_refused_or_as_declared(tmp_path):
     verdict = torture.run(len(files), case)
     assert not verdict.bad, {outcome: [names[n] for n in numbers] for outcome, numbers in verdict.bad.items()}
     print(dict(verdict.outcomes), len(files))
+
+
+def mutant_of(good, number):
+    """A file's bytes changed, mostly in its first part: the rest is numbers, which may have any value."""
+    rng = np.random.default_rng([8, number])
+    head = min(len(good), 20_000 if rng.random() < 0.8 else len(good))
+    return torture.mutated(good[:head], rng) + good[head:]
+
+
+def test_what_hangs_libhdf5_is_an_error(tmp_path, monkeypatch):
+    """Two mutants of a Keras file, which has no checksums, send libhdf5 in circles."""
+    path, read = written("h5", tmp_path)
+    good, hang = path.read_bytes(), 175
+    monkeypatch.setattr(apart, "SECONDS", 3.0)
+    path.write_bytes(mutant_of(good, hang))
+    with pytest.raises(ValueError, match="no end within 3 s"):
+        read(path)
+    path.write_bytes(good)
+    assert read(path).arch.name
+
+
+def dies(path):
+    """A reader that crashes."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_reader_that_dies_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="its reader died with status -11"):
+        apart.apart(dies, ROOT / "README.md")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "safetensors", "h5", "caffemodel", "pt"])
+def test_mutated_files_of_other_frameworks_are_refused_or_read(kind, tmp_path, monkeypatch):
+    """The importers in children: a network or one line, no crash, no hang and no memory without end."""
+    path, read = written(kind, tmp_path)
+    good, count = path.read_bytes(), int(os.environ.get("REFNET_MUTANTS", 400)) // (100 if kind == "h5" else 4)
+    monkeypatch.setattr(apart, "SECONDS", 3.0)
+
+    def case(number):
+        mutant = path.with_stem(f"{path.stem}{os.getpid()}")
+        if kind == "caffemodel":
+            mutant.with_suffix(".prototxt").write_bytes(path.with_suffix(".prototxt").read_bytes())
+        mutant.write_bytes(mutant_of(good, number))
+        try:
+            read(mutant)
+        except (ValueError, OSError) as error:
+            text = str(error)
+            return "refused" if "\n" not in text and len(text) < 4000 else f"! {len(text)} characters: {text[:80]}"
+        return "read"
+
+    verdict = torture.run(count, case, seconds=10)
+    print(kind, dict(verdict.outcomes))
+    assert not verdict.bad, {outcome: numbers[:5] for outcome, numbers in verdict.bad.items()}
 
 
 # --- two trainings, and bad numbers and images ---

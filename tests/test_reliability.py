@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,9 @@ ROOT_ATTRIBUTES = (
     "arch", "colour_order", "epoch", "finished", "format", "input_range", "lrn_alpha", "padding_rule", "ranks",
     "recipe", "seed", "version",
 )  # fmt: skip
+KILLS, MUTANTS, AT_ONCE = (
+    int(os.environ.get(f"REFNET_{name}", few)) for name, few in (("KILLS", 20), ("MUTANTS", 400), ("AT_ONCE", 3))
+)
 SCENES = datasets.load_whole(None, side=32).subset(range(24))
 
 
@@ -55,11 +59,12 @@ def same(one, other):
 def test_a_training_that_is_killed_again_and_again_ends_in_the_same_bytes(tmp_path):
     """kill -9 at random moments, inside writes too; after each the file is whole and of the run that nobody killed."""
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "killed.py", tmp_path, "20"], capture_output=True, text=True, timeout=300
+        [sys.executable, ROOT / "tests" / "killed.py", tmp_path, str(KILLS)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["kills"] == 20 and found["finished"] >= 1
+    print(found)
+    assert found["kills"] == KILLS and found["finished"] >= 1
     assert found["wrong"] == 0 and found["unreadable"] == 0
 
 
@@ -161,16 +166,15 @@ def reading(path, data, want):
 def test_mutated_weight_files_are_refused_or_unchanged(tmp_path):
     weights.save(tmp_path / "good.h5", CHECKPOINT)
     good = (tmp_path / "good.h5").read_bytes()
-    count = int(os.environ.get("REFNET_MUTANTS", 400))
 
     def case(number):
         mutant = torture.mutated(good, np.random.default_rng([7, number]))
         return reading(tmp_path / f"{os.getpid()}.h5", mutant, CHECKPOINT)
 
-    verdict = torture.run(count, case)
+    verdict = torture.run(MUTANTS, case)
     print(dict(verdict.outcomes))
     assert not verdict.bad, {outcome: numbers[:5] for outcome, numbers in verdict.bad.items()}
-    assert sum(verdict.outcomes.values()) == count and verdict.outcomes["refused"] > 0.8 * count
+    assert sum(verdict.outcomes.values()) == MUTANTS and verdict.outcomes["refused"] > 0.8 * MUTANTS
 
 
 def test_the_harness_sees_what_it_is_for(tmp_path):
@@ -357,7 +361,7 @@ def test_a_reader_that_dies_is_an_error(tmp_path):
 def test_mutated_files_of_other_frameworks_are_refused_or_read(kind, tmp_path, monkeypatch):
     """The importers in children: a network or one line, no crash, no hang and no memory without end."""
     path, read = written(kind, tmp_path)
-    good, count = path.read_bytes(), int(os.environ.get("REFNET_MUTANTS", 400)) // (100 if kind == "h5" else 4)
+    good, count = path.read_bytes(), MUTANTS // (100 if kind == "h5" else 4)
     monkeypatch.setattr(apart, "SECONDS", 3.0)
 
     def case(number):
@@ -449,3 +453,40 @@ def test_strict_stops_at_a_bad_image(photos, tmp_path):  # noqa: F811
     _, _, err = tool("train.py", *args, "--strict", check=2)
     assert "train/red/broken.jpg: not an image" in err.splitlines()[-1] and "--strict stops at 1 bad file" in err
     assert not (tmp_path / "x.h5").exists()
+
+
+# --- under load, and with data that go away ---
+
+
+def test_several_trainings_at_once_end_as_one_alone(photos, tmp_path):  # noqa: F811
+
+    args = ("--data", photos, "--arch", "tiny", "--epochs", 4, "--batch", 8, "--out")
+    tool("train.py", *args, tmp_path / "alone.h5", check=0)
+    commands = [
+        [sys.executable, ROOT / "tools" / "train.py", *map(str, args), tmp_path / f"{i}.h5"] for i in range(AT_ONCE)
+    ]
+    started = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands]
+    assert [each.wait(timeout=120) for each in started] == [0] * AT_ONCE
+    alone = weights.load(tmp_path / "alone.h5")
+    for i in range(AT_ONCE):
+        each = weights.load(tmp_path / f"{i}.h5")
+        assert all(each.params[n][k].tobytes() == a.tobytes() for n, p in alone.params.items() for k, a in p.items())
+
+
+def test_images_that_disappear_in_mid_run_are_passed_over_and_named(photos, tmp_path):  # noqa: F811
+    """The rest goes on; with none left there is one line, and the last checkpoint stays."""
+    shutil.copytree(photos, tmp_path / "photos")
+    data, _ = datasets.load(tmp_path / "photos", side=32, cache_bytes=0)
+    recipe, saved = replace(train.DEFAULT, batch=8), []
+
+    def lose(checkpoint):
+        saved.append(checkpoint.epoch)
+        gone = tmp_path / "photos" / "train" / ("red" if checkpoint.epoch == 1 else "blue")
+        if checkpoint.epoch < 3:
+            shutil.rmtree(gone)
+
+    start = train.begin(models.with_classes(models.TINY, 2), recipe, data, epochs=4, seed=0)
+    with pytest.raises(ValueError, match="none of the 49 images could be read in epoch 3"):
+        train.run(start, data, datasets.load_whole(photos, side=32), recipe=recipe, epochs=4, on_epoch=lose)
+    assert saved == [1, 2]
+    assert sum("No such file" in why for why in data.skipped.values()) == 48

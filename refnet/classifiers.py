@@ -8,7 +8,10 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-PENALTIES = (1.0, 0.1, 0.01, 1e-3)
+from refnet.backend import one_blas_thread
+
+
+PENALTIES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)
 ITERATIONS = 2000
 
 
@@ -90,7 +93,11 @@ def fit(
         return value + penalty / 2 * float((w**2).sum()), down
 
     start = np.zeros((x.shape[1] + 1) * classes)
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS, "maxfun": 10**6})
+    with one_blas_thread():  # the products are small
+        found = minimize(
+            objective, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS, "maxfun": 10**6}
+        )
+
     if not found.success:
         raise ValueError(f"L-BFGS has not converged with penalty {penalty:g} ({found.message}); use a larger penalty")
     return Classifier(mean, scale, found.x[:-classes].reshape(-1, classes), found.x[-classes:], penalty)

@@ -152,6 +152,37 @@ def load_whole(
     return _remember(_class_folders(root, part, side, classes), cache_bytes)
 
 
+def everything(
+    path: str | Path | None, *, side: int, without: Sequence[str] = (), cache_bytes: int = CACHE_BYTES
+) -> Dataset:
+    """All images of a folder of classes, its train/ and val/ together if it has them; None: the val scenes of seed 0.
+
+    ``without`` names classes to leave out. All else is as in `load`.
+    """
+    if path is None:
+        whole = _scenes(1, VAL_SCENES, side)
+    elif (Path(path) / "train").is_dir() and (Path(path) / "val").is_dir():
+        parts = [_class_folders(Path(path), part, side) for part in ("train", "val")]
+        if parts[0].classes != parts[1].classes:
+            raise ValueError(f"{path}: train/ has the classes {parts[0].classes}, val/ {parts[1].classes}")
+        first, second = parts
+        whole = replace(
+            first,
+            labels=np.concatenate([first.labels, second.labels]),
+            names=[*first.names, *second.names],
+            read=lambda i: first.read(i) if i < len(first) else second.read(i - len(first)),
+            skipped={**first.skipped, **second.skipped},
+        )
+    else:
+        whole = _class_folders(Path(path), "", side)
+    if unknown := [name for name in without if name not in whole.classes]:
+        raise ValueError(f"{path}: no class {', '.join(unknown)} to leave out; there are {', '.join(whole.classes)}")
+    left = [name for name in whole.classes if name not in without]
+    label = np.array([left.index(name) if name in left else -1 for name in whole.classes])[whole.labels]
+    some = whole.subset(np.flatnonzero(label >= 0))
+    return _remember(replace(some, classes=tuple(left), labels=label[label >= 0]), cache_bytes)
+
+
 def _scenes(seed: int, n: int, side: int, classes: Sequence[str] | None = None) -> Dataset:
     """The first n scenes of a seed. Training has even seeds and validation odd ones: they never meet."""
     known = tuple(classes or scenes.CLASSES)

@@ -1,11 +1,13 @@
 """Stream a data set through a network."""
 
+import threading
 from collections.abc import Callable, Generator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from refnet import loader, net
-from refnet.backend import Array, to_host
+from refnet.backend import Array, array_module, to_host
 from refnet.datasets import Dataset
 from refnet.ranks import ALONE, Group
 from refnet.weights import Checkpoint
@@ -89,6 +91,7 @@ def collect(
     dataset: Dataset,
     layers: Sequence[str],
     *,
+    reduce: Callable[[Array], Array] = lambda y: y,
     progress: Callable[[int], None] = lambda images: None,
     device: str = "cpu",
     threads: int | None = None,
@@ -98,11 +101,12 @@ def collect(
     Parameters
     ----------
     layers : their names
+    reduce : what is kept of a layer's output (n, ...) for some images, as `pooled`
     progress : called with the number of images done
 
     Returns
     -------
-    features : layer -> (n, *shape of the layer), in the images' order
+    features : layer -> (n, *shape of what is kept), in the images' order
     indices : (n,) of the images that could be read
 
     Raises
@@ -112,11 +116,16 @@ def collect(
     """
     arch = checkpoint.arch
     last = arch.layers[max(map(arch.index, layers))].name
-    found = {layer: np.empty((len(dataset), *arch.shapes()[layer]), checkpoint.dtype) for layer in layers}
+    found: dict[str, np.ndarray] = {}
+    lock = threading.Lock()
 
     def watch(layer: str, images: np.ndarray, y: Array) -> None:
-        if layer in found:
-            found[layer][images] = to_host(y)
+        if layer not in layers:
+            return
+        few = to_host(reduce(y))
+        with lock:
+            whole = found.setdefault(layer, np.empty((len(dataset), *few.shape[1:]), few.dtype))
+        whole[images] = few
 
     good: list[int] = []
     for _, _, indices in stream(checkpoint, dataset, layer=last, watch=watch, device=device, threads=threads):
@@ -124,4 +133,17 @@ def collect(
         progress(len(good))
     if not good:
         raise ValueError(f"none of the {len(dataset)} images could be read")
-    return {layer: y[good] for layer, y in found.items()}, np.array(good)
+    return {layer: found[layer][good] for layer in layers}, np.array(good)
+
+
+def pooled(y: Array, *, grid: int = 6) -> Array:
+    """Maps y (n, P, Q, M) averaged over the cells of a grid, at most ``grid`` x ``grid``; units (n, M) as they are.
+
+    The cells are of nearly equal size and do not overlap.
+    """
+    if y.ndim == 2:
+        return y
+    rows, columns = (np.linspace(0, side, min(side, grid) + 1).round().astype(int) for side in y.shape[1:3])
+    cells = [[y[:, a:b, c:d].mean(axis=(1, 2)) for c, d in pairwise(columns)] for a, b in pairwise(rows)]
+    xp = array_module(y)
+    return xp.stack([xp.stack(row, axis=1) for row in cells], axis=1)

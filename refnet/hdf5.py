@@ -5,6 +5,7 @@ file declares. weights/FORMAT.md says what refnet puts into such files, and defi
 """
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -41,9 +42,12 @@ def write(path: Path, content: Content) -> None:
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    image = _image(content)
     try:
-        _fill(temporary, content)
-        _sync(temporary)
+        with open(temporary, "xb") as file:
+            file.write(image)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -144,10 +148,12 @@ def _damage_as_value_error() -> Iterator[None]:
         raise ValueError(f"damaged HDF5 file, get it again ({' '.join(str(error).split())})") from error
 
 
-def _fill(path: Path, content: Content) -> None:
+def _image(content: Content) -> memoryview:
+    """The bytes of the file. Made in memory, as libhdf5 can crash where a disk is full."""
+    image = io.BytesIO()
     # HDF5 1.10 checksums its own structure, and texts of fixed length lie inside it: with either missing, one
     # flipped bit can crash libhdf5 before our own checksum is compared.
-    with h5py.File(path, "x", libver="v110", locking=False) as file:
+    with h5py.File(image, "w", libver="v110") as file:
         for name, array in content.datasets.items():
             packing = {"compression": "gzip", "shuffle": True} if name in _PACKED else {}
             file.create_dataset(name, data=array, **packing)
@@ -155,11 +161,12 @@ def _fill(path: Path, content: Content) -> None:
             for key, value in attributes.items():
                 file[name].attrs[key] = np.bytes_(value, "ascii") if isinstance(value, str) else value
         file.attrs["sha256"] = np.bytes_(_digest(content), "ascii")
+    return image.getbuffer()
 
 
-def _sync(path: Path) -> None:
-    """Have the disk hold what was written to the file, or the names in the folder."""
-    handle = os.open(path, os.O_RDONLY)
+def _sync(folder: Path) -> None:
+    """Have the disk hold the names in the folder."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

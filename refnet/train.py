@@ -15,7 +15,7 @@ import numpy as np
 
 from refnet import loader, net, sgd
 from refnet.arch import Arch, Params
-from refnet.backend import PRECISIONS, Array, precision, to_device
+from refnet.backend import PRECISIONS, Array, array_module, precision, to_device
 from refnet.datasets import Dataset
 from refnet.evaluate import probabilities, score
 from refnet.images import Augment
@@ -203,6 +203,26 @@ def step(
     return loss, int(right), sum(clipped.values())
 
 
+def trouble(arch: Arch, params: Params, x: Array | None = None, *, threads: int | None = None) -> str | None:
+    """Where numbers first stop being finite: in a layer's parameters, or in a layer's output for images x.
+
+    Returns None where all are finite.
+    """
+    for name, layer in params.items():
+        for key, a in layer.items():
+            if not bool(array_module(a).isfinite(a).all()):
+                return f"{name}'s {'weights' if key == 'w' else 'biases'}"
+    outputs: set[str] = set()
+
+    def watch(name: str, _: slice, y: Array) -> None:
+        if not bool(array_module(y).isfinite(y).all()):
+            outputs.add(name)
+
+    if x is not None:
+        net.predict(arch, params, x, watch=watch, threads=threads)
+    return f"{min(outputs, key=arch.index)}'s output" if outputs else None
+
+
 def run(
     checkpoint: Checkpoint,
     train: Dataset,
@@ -230,7 +250,9 @@ def run(
     Raises
     ------
     ValueError
-        If the loss is no longer finite: names epoch and step. Go on from the last checkpoint saved.
+                If the loss or a parameter is no longer finite: names epoch, step and layer, and nothing is handed to
+        ``on_epoch``. Go on from the last checkpoint saved.
+
     """
     arch, seed = checkpoint.arch, checkpoint.seed
     params = net.on_device(checkpoint.params, device)
@@ -238,6 +260,14 @@ def run(
     velocity = net.on_device(checkpoint.optimizer, device)
     progress = Progress(**checkpoint.rng)
     steps = loader.batch_count(len(train), recipe.batch)
+
+    def diverged(what: str, x: Array | None = None) -> ValueError:
+        where = trouble(arch, params, x, threads=threads)
+        return ValueError(
+            f"{what} at epoch {checkpoint.epoch + 1}, step {progress.step}"
+            f"{f', first in {where}' if where else ''}: the training diverged; "
+            f"go on from the last checkpoint with a rate below {rate:.3g}"
+        )
 
     def keep() -> None:
         checkpoint.params, checkpoint.optimizer = net.on_host(params), net.on_host(velocity)
@@ -273,10 +303,7 @@ def run(
                     recipe=recipe, rate=rate, rng=rng, group=group, rows=(first, total), threads=threads,
                 )  # fmt: skip
                 if not math.isfinite(loss):
-                    raise ValueError(
-                        f"the loss is {loss} at epoch {epoch + 1}, step {progress.step}: the training diverged; "
-                        f"go on from the last checkpoint with a rate below {rate:.3g}"
-                    )
+                    raise diverged(f"the loss is {loss}", x)
                 progress.images += total
                 progress.loss += loss * total
                 progress.correct += correct
@@ -286,11 +313,16 @@ def run(
             if any(group.gather(stop())):
                 batches.close()
                 progress.clipped += int(clipped)
+                if trouble(arch, params):
+                    raise diverged("a parameter is not finite")
                 keep()
                 return checkpoint
         progress.clipped += int(clipped)
         if not progress.images:
             raise ValueError(f"none of the {len(train)} images could be read in epoch {epoch + 1}")
+        if trouble(arch, params):
+            raise diverged("a parameter is not finite")
+
         checkpoint.params = net.on_host(params)
         found = score(*probabilities(checkpoint, val, device=device, group=group, threads=threads), val.classes)
         for name, value in {

@@ -81,7 +81,7 @@ class Checkpoint:
             if re.search("[\0\ud800-\udfff]", name):
                 raise ValueError(f"class name {name!r} has a NUL or half a character, which HDF5 cannot hold")
         if self.colour_order not in ("RGB", "BGR"):
-            raise ValueError(f"colour order is {self.colour_order!r}, it needs RGB or BGR")
+            raise ValueError(f"colour order is {self.colour_order!r:.60}, it needs RGB or BGR")
         for name, value in (("scale", self.scale), ("input_range", self.input_range)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}, it needs a number above 0")

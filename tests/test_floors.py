@@ -25,7 +25,7 @@ HOUSE = [
     ["ranks", "arch", "parallel", "ops", "images", "kernels", "sgd", "hdf5"],
     ["models", "scenes", "parts", "shards", "datasets", "imagenet", "loader", "weights"],
     ["layers", "net", "interop"],
-    ["features", "evaluate", "boxes", "deconv", "top", "occlusion", "memory", "train"],
+    ["features", "evaluate", "classifiers", "duplicates", "boxes", "deconv", "top", "occlusion", "memory", "train"],
     ["experiments", "report"],
 ]
 ORDER = [room for floor in HOUSE for room in floor]

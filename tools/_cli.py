@@ -19,6 +19,7 @@ from tqdm import tqdm
 import refnet
 from refnet import datasets, weights
 from refnet.datasets import Dataset
+from refnet.duplicates import near_duplicates
 from refnet.weights import Checkpoint
 
 
@@ -72,6 +73,40 @@ def load(args: argparse.Namespace) -> tuple[Checkpoint, Dataset]:
         args.data, side=checkpoint.mean.shape[0], seed=checkpoint.seed, classes=checkpoint.classes or None
     )
     return checkpoint, data if args.images is None else data.first(args.images)
+
+
+def transfer(made: argparse.ArgumentParser, *, k: str) -> None:
+    """What the experiments on another data set can be told; `load_transfer` reads what they need."""
+    made.add_argument("--known", type=Path, help="the network's own training images: near-duplicates are left out")
+    made.add_argument("--without", default="", metavar="CLASS,...", help="classes to leave out, as BACKGROUND_Google")
+    made.add_argument("--k", default=k, help=f"training images of each class (default {k})")
+    made.add_argument("--folds", type=int, default=5, help="random splits (default 5)")
+    made.add_argument("--test", type=int, default=50, help="test images of each class at the most (default 50)")
+    made.add_argument("--penalty", type=float, help="of the classifier's weights (default: by cross-validation)")
+
+
+def load_transfer(args: argparse.Namespace) -> tuple[Checkpoint, Dataset, int]:
+    """The network, all images of a folder of other classes, and how many near-duplicates were left out of them."""
+    checkpoint = weights.load(args.weights)
+    side = checkpoint.mean.shape[0]
+    data = datasets.everything(args.data, side=side, without=tuple(filter(None, args.without.split(","))))
+    data = data if args.images is None else data.first(args.images)
+    if args.known is None:
+        return checkpoint, data, 0
+    known, _ = datasets.load(args.known, side=side)
+    again = {pair.image for pair in near_duplicates(data, known, threads=args.threads)}
+    return checkpoint, data.subset(i for i in range(len(data)) if i not in again), len(again)
+
+
+def whole_numbers(name: str, text: str) -> list[int]:
+    """Numbers above 0 from "15,30"; ValueError for anything else."""
+    try:
+        found = [int(each) for each in text.split(",")]
+    except ValueError:
+        found = [0]
+    if min(found) < 1:
+        raise ValueError(f"{name} is {text!r}, it needs numbers above 0, separated by commas")
+    return found
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Features of a data set, kept on disk part by part: what was interrupted goes on where it stopped."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -21,15 +22,17 @@ def collect(
     data: Dataset,
     layers: Sequence[str],
     *,
+    grid: int | None = None,
     device: str = "cpu",
     threads: int | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What `refnet.features.collect` gives; of parts that are in FOLDER from an earlier run, read from there.
+    """What `refnet.features.collect` gives, pooled to a ``grid`` if there is one; parts of an earlier run are read.
 
-    A part belongs to its network, images and layers; those of others are left alone.
+    A part in FOLDER belongs to its network, images and layers; those of others are left alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    key = digest(checkpoint, layers)
+    key = digest(checkpoint, [*layers, str(grid)])
+    reduce = functools.partial(features.pooled, grid=grid) if grid else lambda y: y
     found, good = [], []
     with _cli.progress(len(data), f"features {' '.join(layers)}") as progress:
         for part in parallel.cut(len(data), PART):
@@ -37,7 +40,7 @@ def collect(
             some = data.subset(images)
             path = folder / f"{key}-{some.digest()}.npz"
             if not path.exists():
-                y, indices = features.collect(checkpoint, some, layers, device=device, threads=threads)
+                y, indices = features.collect(checkpoint, some, layers, reduce=reduce, device=device, threads=threads)
                 unfinished = path.with_suffix(".tmp.npz")
                 np.savez(unfinished, indices=indices, **{f"y {layer}": each for layer, each in y.items()})
                 os.replace(unfinished, path)

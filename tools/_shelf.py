@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import _lock
 import _training
 
 from refnet import train
@@ -29,10 +30,12 @@ class Shelf:
     def net(self, name: str, arch: Arch, seed: int, recipe: train.Recipe = train.DEFAULT) -> Checkpoint:
         """The network of that name and seed, trained if need be. Raises as `_training.fit` does."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        found = _training.fit(
-            self.folder / f"{slug(name)}-seed{seed}.h5", arch, self.data, self.val, recipe=recipe,
-            epochs=self.epochs, seed=seed, device=self.device, threads=self.threads,
-        )  # fmt: skip
+        path = self.folder / f"{slug(name)}-seed{seed}.h5"
+        with _lock.held(path):
+            found = _training.fit(
+                path, arch, self.data, self.val, recipe=recipe,
+                epochs=self.epochs, seed=seed, device=self.device, threads=self.threads,
+            )  # fmt: skip
         assert found is not None  # there is only this process
         return found
 

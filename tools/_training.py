@@ -6,9 +6,11 @@ Ctrl-C ends the step and writes a checkpoint; the same call goes on from there.
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import _cli
 from tqdm import tqdm
@@ -34,14 +36,19 @@ def fit(
     every: int = 1,
     keep: Collection[int] = (),
     half: bool = False,
+    strict: bool = False,
 ) -> Checkpoint | None:
     """The network ``arch`` trained on ``data``: from the file ``out`` if that has it, wholly or in part.
+
+    The caller holds the file's lock (`_lock.held`).
 
     Parameters
     ----------
     every : epochs between checkpoints
     keep : epochs whose weights are kept beside ``out`` as NAME.epoch007.h5
     half : store the finished weights as float16
+    strict : stop at the first image that cannot be read, instead of passing over it
+
 
     Returns
     -------
@@ -51,10 +58,12 @@ def fit(
     Raises
     ------
     ValueError
-        If the file is of another training.
+        If the file is of another training; what `refnet.train.run` raises; with ``strict``, for a bad image.
+
     SystemExit
         128 and the signal's number, if it was stopped.
     """
+    warnings.simplefilter("ignore", RuntimeWarning)  # a training that diverges says so itself, in one line
     leads = group.rank == 0
     before = weights.load(out) if out.exists() else None
     if before is not None:
@@ -76,7 +85,17 @@ def fit(
     checkpoint = before or train.begin(arch, recipe, data, epochs=epochs, seed=seed, group=group)
     checkpoint.recipe |= train.declared(recipe, epochs)
 
+    def check_images() -> None:
+        if strict and (skipped := {**data.skipped, **val.skipped}):
+            name, why = next(iter(skipped.items()))
+            raise ValueError(f"{name}: {why}; --strict stops at {len(skipped)} bad files, without it they are skipped")
+
+    check_images()
     with Stop() as stop, Bar(epochs, checkpoint, shown=leads) as bar:
+
+        def on_step(*place: Any) -> None:
+            check_images()
+            bar.step(*place)
 
         def on_epoch(checkpoint: Checkpoint) -> None:
             if not leads:
@@ -92,7 +111,7 @@ def fit(
 
         train.run(
             checkpoint, data, val, recipe=recipe, epochs=epochs, device=device, group=group, threads=threads,
-            on_step=bar.step, on_epoch=on_epoch, stop=lambda: bool(stop.asked),
+            on_step=on_step, on_epoch=on_epoch, stop=lambda: bool(stop.asked),
         )  # fmt: skip
         asked = max(group.gather(stop.asked))
     for each in (data, val):

@@ -112,7 +112,7 @@ def figure(found: Correspondence) -> Figure:
         axis.set_xticks(place, labels=[part.replace(" ", "\n") for part in names])
         axis.set(title=layer, ylim=(0, 1), xlim=(-0.5, len(names) - 0.2))
     plots[0].set_ylabel("Delta: share of signs that differ")
-    plots[-1].legend(loc="upper right", fontsize="small")
+    made.legend(*plots[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
     return made
 
 

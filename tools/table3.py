@@ -7,18 +7,16 @@ examples:
   python tools/table3.py --data imagenette --epochs 8 --seeds 3 --out out/imagenette
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, astuple
-from pathlib import Path
-from typing import Any
 
 import _cli
 import _plot
 import _results
 import numpy as np
+from _kept import Kept
 from _results import Number
-from _shelf import Shelf, slug
+from _shelf import Shelf
 from matplotlib.figure import Figure
 
 from refnet import datasets, train
@@ -39,20 +37,20 @@ def main() -> None:
     bases, device = table3.BASES[args.size], find_device(args.device)
     data, val = datasets.load(args.data, side=max(train.image_side(arch) for arch in bases.values()))
     shelf = Shelf(args.out / "nets", data, val, args.epochs, device, args.threads)
-    kept = Rows(args.out / "table3", {"size": args.size, "epochs": args.epochs, "data": data.digest()})
+    kept = Kept(args.out / "table3", {"size": args.size, "epochs": args.epochs, "data": data.digest()})
 
     def net(name: str, arch: Arch, seed: int) -> Checkpoint:
         return shelf.net(f"{args.size} {name}", arch, seed)
 
     seeds = range(args.seed, args.seed + args.seeds)
     for seed in seeds:  # the first seed of all rows first: a grid that is cut short can be compared
-        missing = [row for row in table3.ROWS if kept.load(row, seed) is None]
+        missing = [row for row in table3.ROWS if kept.load(f"{row.name} seed{seed}") is None]
         for row, errors in table3.run(
             missing, bases, data, val, seed=seed, net=net, device=device, threads=args.threads
         ):
-            kept.save(row, seed, errors)
+            kept.save(f"{row.name} seed{seed}", asdict(errors))
             print(f"{row.name}, seed {seed}: {errors.train_top1:.1f} {errors.val_top1:.1f} {errors.val_top5:.1f}")
-    found = {row.name: {seed: kept.load(row, seed) for seed in seeds} for row in table3.ROWS}
+    found = {row.name: {seed: Errors(**kept.load(f"{row.name} seed{seed}")) for seed in seeds} for row in table3.ROWS}
     orderings = table3.orderings(found)
     choices = {
         "size": args.size, "epochs": args.epochs, "seeds": list(seeds), "data": args.data or "scenes",
@@ -105,30 +103,6 @@ def figure(found: Mapping[str, Mapping[int, Errors]]) -> Figure:
         axes.grid(axis="x", color="0.9")
     there.legend()
     return made
-
-
-class Rows:
-    """The finished rows of a grid, a file each; rows of another grid are a ValueError."""
-
-    def __init__(self, folder: Path, budget: dict[str, Any]) -> None:
-        self.folder, self.budget = folder, budget
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def path(self, row: table3.Row, seed: int) -> Path:
-        return self.folder / f"{slug(row.name)}-seed{seed}.json"
-
-    def load(self, row: table3.Row, seed: int) -> Errors | None:
-        path = self.path(row, seed)
-        if not path.exists():
-            return None
-        found = json.loads(path.read_text())
-        if found["budget"] != self.budget:
-            raise ValueError(f"{path} has {found['budget']}, not {self.budget}: use another --out")
-        return Errors(**found["errors"])
-
-    def save(self, row: table3.Row, seed: int, errors: Errors) -> None:
-        found = {"row": row.name, "seed": seed, "budget": self.budget, "errors": asdict(errors)}
-        self.path(row, seed).write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ examples:
 """
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import _cli
+import _lock
 import _training
 
 from refnet import datasets, models, ranks, train
@@ -35,6 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint-every", type=int, default=1, metavar="N", help="epochs between checkpoints")
     parser.add_argument("--keep", default="", metavar="EPOCH,...", help="also keep these epochs' weights (Figure 4)")
     parser.add_argument("--half", action="store_true", help="store the finished weights as float16")
+    parser.add_argument("--strict", action="store_true", help="stop at an image that cannot be read")
     parser.add_argument("--out", type=Path, required=True, help="the weight file to write")
     parser.add_argument("--resume", action="store_true", help="go on from --out if it is there")
     return parser.parse_args()
@@ -59,11 +62,12 @@ def run(args: argparse.Namespace, group: ranks.Group) -> None:
         raise ValueError(f"{args.out}: there is no folder {args.out.parent}")
     arch = models.by_name(args.arch)
     data, val = datasets.load(args.data, side=train.image_side(arch), seed=args.seed)
-    checkpoint = _training.fit(
-        args.out, models.with_classes(arch, len(data.classes)), data, val, recipe=recipe, epochs=args.epochs,
-        seed=args.seed, device=device, group=group, threads=args.threads or group.threads,
-        every=args.checkpoint_every, keep=keep, half=args.half,
-    )  # fmt: skip
+    with _lock.held(args.out) if group.rank == 0 else nullcontext():
+        checkpoint = _training.fit(
+            args.out, models.with_classes(arch, len(data.classes)), data, val, recipe=recipe, epochs=args.epochs,
+            seed=args.seed, device=device, group=group, threads=args.threads or group.threads,
+            every=args.checkpoint_every, keep=keep, half=args.half, strict=args.strict,
+        )  # fmt: skip
     if group.rank == 0 and checkpoint is not None:
         print(f"{args.out}: top-1 {checkpoint.history['val_top1'][-1]:.1%} on {len(val)} validation images")
 

@@ -17,6 +17,7 @@ from refnet import hdf5
 from refnet.arch import Arch, Average, Branch, Conv, Dropout, Flatten, Layer, Linear, Norm, Params, Pool, Relu, Shape
 from refnet.geometry import pool_size
 from refnet.interop import graph
+from refnet.interop.apart import apart
 from refnet.interop.conventions import declared, described
 from refnet.interop.graph import Network, Node, Pads
 from refnet.weights import Checkpoint
@@ -24,6 +25,11 @@ from refnet.weights import Checkpoint
 
 def read(path: Path, arch: Arch | None = None) -> Network:
     """The network in a .keras or .h5 file; ``arch`` for a file of weights alone."""
+    with _damage():
+        return apart(_read, path, arch)
+
+
+def _read(path: Path, arch: Arch | None) -> Network:
     with _damage():
         if path.suffix == ".keras":
             return _archive(path)

@@ -252,3 +252,8 @@ def test_mistakes(tmp_path):
     assert "it needs the end of one image's name, or 0 to 11" in mistake("fig7.py", *args, "--pick", "12")
     assert "square is 57" in mistake("fig7.py", *args, "--square", 57)
     assert "no layer 'relu9'" in mistake("fig7.py", *args, "--layer", "relu9")
+    blind = weights.load(SHIPPED)
+    blind.params["fc8"]["w"][:], blind.params["fc8"]["b"][-1] = 0, 100
+    weights.save(tmp_path / "blind.h5", blind)
+    args = (tmp_path / "blind.h5", "--images", 1, "--out", tmp_path)
+    assert "the network is right about none of the 1 images" in mistake("fig7.py", *args, "--pick", 0)

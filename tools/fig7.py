@@ -67,12 +67,15 @@ def main() -> None:
         )  # fmt: skip
     logits = found.peaks[outputs]
     chosen = picked(args.pick, data) if args.pick else fig7.surest(logits, data.labels, args.rows)
+    right = np.flatnonzero(fig7.is_right(logits, data.labels))
+    if not len(right):
+        raise ValueError(f"the network is right about none of the {len(data)} images: there is nothing to measure")
     drawn = list(fig7.rows(checkpoint, data, chosen, best=found.best[layer], top=args.top, **options))
-    study = data.subset(np.flatnonzero(fig7.is_right(logits, data.labels))).first(args.study)
+    study = data.subset(right).first(args.study)
     effects = measure(args.out / "fig7", "squares", checkpoint, study, options)
     untrained = (
         measure(args.out / "fig7", "random weights", random_weights(checkpoint, args.seed), study, options)
-        if effects and effects[0].overlap is not None
+        if effects[0].overlap is not None
         else []
     )
     _cli.report_skipped(data)

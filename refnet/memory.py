@@ -8,6 +8,7 @@ from refnet.arch import Arch, Conv, Dropout, Flatten, Norm, Pool, Relu, flat
 from refnet.backend import cores
 
 _FLOAT = 4
+_MANY = 1 << 12  # images: beyond, a batch has more slices, and no larger ones
 _ROUNDING = 1.3  # the arena rounds sizes up, and keeps blocks for other sizes than the next one's
 
 
@@ -32,7 +33,7 @@ def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int
     images = (2 + loader.AHEAD) * math.prod(arch.input)  # this batch, the next one, and those made ahead
     scratch = max(
         min(threads or cores(), len(stage.slices)) * stage.slices[0].stop * _scratch(arch, stage)
-        for stage in net.stages(arch, max(batch, 1))
+        for stage in net.stages(arch, min(max(batch, 1), _MANY))
     )
     return int(_FLOAT * (3 * arch.param_count() + _ROUNDING * (batch * (values + images) + scratch)))
 

@@ -70,7 +70,7 @@ def commands(args: argparse.Namespace) -> dict[str, list[str] | str]:
         "fig5": ["fig5.py", *look],
         "fig6": ["fig6.py", *budget],
         "fig7": ["fig7.py", *look],
-        "table1": ["table1.py", str(args.weights), "--parts", str(args.dogs), *rest],
+        "table1": ["table1.py", str(args.weights), *(["--dogs", str(args.dogs)] if args.dogs else []), *rest],
         "table2": ["table2.py", *budget],
         "table3": ["table3.py", *budget],
         "transfer": ["transfer.py", str(args.weights), "--data", str(args.caltech), *rest],

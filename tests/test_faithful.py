@@ -58,6 +58,21 @@ def test_random_weights_show_no_more_than_a_random_place(planted, method):
     assert abs(planted.alike[method]["energy"]).mean() < 0.3 and planted.random == ("conv1",)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_random_weights_show_something_of_every_activation(planted, method):
+    """Also where the random network leaves at 0 what the trained one excites."""
+    for alike in planted.alike[method].values():
+        assert (alike == 0).mean() < 0.1  # by chance the ranks of a few may add up to just that
+
+
+def test_no_more_than_all_of_an_activation_can_fall():
+    ck = spots()
+    ck.params["conv1"]["b"][:] = -0.1  # what is left without the spot, before the relu
+    units = faithful.run(ck, pictures(noise(4, 24), 2), "relu1", share=0.1)
+    for method in METHODS:
+        assert (units.falls[method][PROJECTION] == 1).all()
+
+
 def test_elsewhere_in_the_map_the_largest_may_stay(planted):
     """Hiding one spot leaves the other places of its map, whose largest activation falls less."""
     for method in METHODS:

@@ -82,12 +82,13 @@ def test_a_map_of_nothing_hits_nothing_and_has_chance_in_all_else():
 
 
 def spotted():
-    """A network whose class 1 is seen by one spot of the image and whose other classes by none."""
+    """A network whose class 1 is seen by one spot of the image, class 0 by another, and class 2 by none."""
     arch = Arch("spotted", (24, 24, 3), (Conv("conv1", 2, 3, pad=1), Relu("relu1"), Linear("fc2", 3)))
     params = {name: {key: np.zeros(s, "f4") for key, s in each.items()} for name, each in arch.param_shapes().items()}
     params["conv1"]["w"][1, 1, :, :] = 1
     w = np.zeros((24, 24, 2, 3), "f4")
     w[5:9, 14:18, :, 1] = 0.05
+    w[15:19, 3:7, :, 0] = 0.05
     params["fc2"]["w"] = w.reshape(-1, 3)
     return Checkpoint(arch, params, np.full((24, 24, 3), 100, np.float32), scale=1 / 64, classes=("a", "b", "c"))
 

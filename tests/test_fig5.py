@@ -157,6 +157,14 @@ def test_what_does_not_fit_is_refused():
         fig5.run(ck, data, [1], layers=["relu1"])
 
 
+@pytest.mark.parametrize("unit", ["original", "largest"])
+def test_a_dead_layer_has_no_distances(unit):
+    ck, data = checkpoint_of(side=SIDE), pictures(noise(1, SIDE))
+    ck.params["fc6"]["b"][:] = -1e6
+    with pytest.raises(ValueError, match="picture 0: relu6 is 0 or never changes"):
+        fig5.run(ck, data, [0], layers=["norm1", "relu6"], unit=unit)
+
+
 def test_the_command_measures_and_draws(tmp_path):
     args = ("weights/scenes.h5", "--images", 36, "--threads", 1, "--out", tmp_path)
     tool("fig5.py", *args, "--study", 3, "--rows", 2, check=0)

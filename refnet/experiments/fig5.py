@@ -132,8 +132,8 @@ def run(
     Raises
     ------
     ValueError
-        If a layer does not exist, an image cannot be read, amounts lack the one that changes nothing, or a layer's
-        features are all 0.
+        If a layer does not exist, an image cannot be read, amounts lack the one that changes nothing, or what distances
+        are divided by is 0.
     """
     check_input(checkpoint)
     arch = checkpoint.arch
@@ -160,7 +160,9 @@ def run(
                 distance = np.linalg.norm(y - y[original], axis=1)
                 by = np.linalg.norm(y[original]) if unit == "original" else distance.max()
                 if not by > 0:
-                    raise ValueError(f"{dataset.names[image]}: {layer} is the same 0 for all of a {kind}")
+                    raise ValueError(
+                        f"{dataset.names[image]}: {layer} is 0 or never changes, and distances have no unit"
+                    )
                 curves.distances[layer][k] = distance / by
             curves.probability[k] = softmax(logits)[:, dataset.labels[image]]
         progress(k + 1)

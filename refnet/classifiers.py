@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 
 from refnet.backend import one_blas_thread
 
-PENALTIES = (1.0, 0.1, 0.01, 1e-3)
+PENALTIES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)
 ITERATIONS = 2000
 
 

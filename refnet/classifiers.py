@@ -81,25 +81,34 @@ def fit(
         penalty = _chosen(x, labels, classes, loss, seed)
     x = x.astype(np.float64)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
-    scale = np.where(deviation > 1e-12 * max(float(deviation.max()), 1e-300), 1 / np.maximum(deviation, 1e-300), 0.0)
-    scale /= np.sqrt(x.shape[1])
-    z = (x - mean) * scale
-
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        w, b = flat[:-classes].reshape(-1, classes), flat[-classes:]
-        value, gradient = loss(z @ w + b, labels)
-        down = np.concatenate([(z.T @ gradient + penalty * w).ravel(), gradient.sum(axis=0)])
-        return value + penalty / 2 * float((w**2).sum()), down
-
-    start = np.zeros((x.shape[1] + 1) * classes)
+    varies = deviation > 1e-12 * np.abs(mean)
+    scale = np.where(varies, 1 / np.where(varies, deviation, 1), 0) / np.sqrt(x.shape[1])
     with one_blas_thread():  # the products are small
+        z = (x - mean) * scale
+        # The best w lies in the span of the images, as any other part of it only adds to |w|: with more features than
+        # images, z' = QR and w = Qv, and there are as many unknowns as images.
+        basis, z = _span(z) if x.shape[1] > len(x) else (None, z)
+
+        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            w, b = flat[:-classes].reshape(-1, classes), flat[-classes:]
+            value, gradient = loss(z @ w + b, labels)
+            down = np.concatenate([(z.T @ gradient + penalty * w).ravel(), gradient.sum(axis=0)])
+            return value + penalty / 2 * float((w**2).sum()), down
+
+        start = np.zeros((z.shape[1] + 1) * classes)
         found = minimize(
             objective, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS, "maxfun": 10**6}
         )
-
     if not found.success:
         raise ValueError(f"L-BFGS has not converged with penalty {penalty:g} ({found.message}); use a larger penalty")
-    return Classifier(mean, scale, found.x[:-classes].reshape(-1, classes), found.x[-classes:], penalty)
+    w, b = found.x[:-classes].reshape(-1, classes), found.x[-classes:]
+    return Classifier(mean, scale, w if basis is None else basis @ w, b, penalty)
+
+
+def _span(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal columns Q (F, N) that span the rows of z (N, F), and z @ Q (N, N)."""
+    basis, triangle = np.linalg.qr(z.T)
+    return basis, triangle.T
 
 
 def _chosen(x: np.ndarray, labels: np.ndarray, classes: int, loss: Loss, seed: int) -> float:

@@ -23,7 +23,7 @@ ROOT = Path(refnet.__file__).parent.parent
 HOUSE = [
     ["backend", "geometry"],
     ["ranks", "arch", "parallel", "ops", "images", "kernels", "sgd", "hdf5"],
-    ["models", "scenes", "parts", "shards", "datasets", "imagenet", "loader", "weights"],
+    ["models", "scenes", "parts", "shards", "datasets", "voc", "imagenet", "loader", "weights"],
     ["layers", "net", "interop"],
     ["features", "evaluate", "classifiers", "duplicates", "boxes", "deconv", "top", "occlusion", "memory", "train"],
     ["experiments", "report"],

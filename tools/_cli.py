@@ -93,7 +93,7 @@ def load_transfer(args: argparse.Namespace) -> tuple[Checkpoint, Dataset, int]:
     data = data if args.images is None else data.first(args.images)
     if args.known is None:
         return checkpoint, data, 0
-    known, _ = datasets.load(args.known, side=side)
+    known, _ = datasets.load(args.known, side=side, seed=checkpoint.seed)  # the part that it was trained on
     again = {pair.image for pair in near_duplicates(data, known, threads=args.threads)}
     return checkpoint, data.subset(i for i in range(len(data)) if i not in again), len(again)
 

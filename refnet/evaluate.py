@@ -1,10 +1,11 @@
 """Error rates: top-1, top-5 and per class, of one network or an ensemble."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from refnet import net
 from refnet.backend import Array
 from refnet.datasets import Dataset
 from refnet.features import stream
@@ -101,3 +102,35 @@ def evaluate(
         for each in checkpoints
     ]
     return score(np.mean([p for p, _ in results], axis=0), results[0][1], dataset.classes)
+
+
+def is_right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of which images the network finds the class; of logits (N, classes), rows of NaN are images that are bad."""
+    right: np.ndarray = ~np.isnan(logits[:, 0]) & (logits.argmax(axis=1) == labels)
+    return right
+
+
+def surest(logits: np.ndarray, labels: np.ndarray, n: int) -> list[int]:
+    """Images of up to ``n`` different classes that the network is right and surest about: by the right class's odds.
+
+    Raises
+    ------
+    ValueError
+        If it is right about none.
+    """
+    right = np.flatnonzero(is_right(logits, labels))
+    others = logits[right].astype(np.float64)
+    mine = others[np.arange(len(right)), labels[right]]
+    others[np.arange(len(right)), labels[right]] = -np.inf
+    odds = mine - np.logaddexp.reduce(others, axis=1)  # of the right class against all others, as a logarithm
+    best = right[np.argsort(-odds, kind="stable")]
+    if not len(best):
+        raise ValueError(f"the network is wrong about all {len(labels)} images")
+    _, first = np.unique(labels[best], return_index=True)  # of each class
+    return [int(i) for i in best[np.sort(first)[:n]]]
+
+
+def untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+    """The same network with weights drawn anew: what it would be before a training, as a control."""
+    rng = np.random.default_rng(seed)
+    return replace(checkpoint, params=net.init_params(checkpoint.arch, rng=rng, dtype=checkpoint.dtype))

@@ -136,15 +136,6 @@ def test_measures_of_curves():
     assert straight == pytest.approx(1) and step < 0.75
 
 
-def test_the_surest_are_right_and_of_different_classes():
-    logits = np.array([[9, 0, 0], [5, 0, 0], [0, 3, 0], [0, 8, 0], [0, 9, 1], [4, 0, 0]])
-    labels = np.array([0, 0, 1, 1, 2, 2])
-    assert fig5.surest(logits, labels, 5) == [0, 3]  # the network is right about no image of the third class
-    assert fig5.surest(logits, labels, 1) == [0]
-    with pytest.raises(ValueError, match="wrong about all 2 images"):
-        fig5.surest(logits[4:], labels[4:], 5)
-
-
 def test_what_does_not_fit_is_refused():
     ck, data = checkpoint_of(side=SIDE), pictures(noise(2, SIDE), bad=(1,))
     with pytest.raises(ValueError, match="tiny has no layer numbered 7"):

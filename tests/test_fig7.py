@@ -11,7 +11,7 @@ from fixtures import assert_near, checkpoint_of, noise, pictures
 from PIL import Image
 from test_tools import mistake, tool
 
-from refnet import datasets, models, net, top, weights
+from refnet import datasets, evaluate, models, net, top, weights
 from refnet.arch import Arch, Conv, Linear, Relu
 from refnet.experiments import fig7
 from refnet.ops.loss import softmax
@@ -200,12 +200,13 @@ def test_a_gpu_finds_the_same():
 def test_the_surest_images_are_right_and_of_different_classes():
     labels = np.array([0, 0, 1, 1, 2, 2])
     logits = np.array([[5, 1, 0], [9, 1, 8], [0, 4, 3], [9, 0, 0], [0, 0, 7], [np.nan] * 3])
-    assert fig7.is_right(logits, labels).tolist() == [True, True, True, False, True, False]
-    assert fig7.surest(logits, labels, 3) == [4, 0, 2]  # 9 against 8 is less sure than 5 against 1
-    assert fig7.surest(logits, labels, 1) == [4]
-    with pytest.raises(ValueError, match="4 images of different classes are asked for, but the network is right about"):
-        fig7.surest(logits, labels, 4)
-    assert fig7.surest(1e4 * logits, labels, 3) == [4, 0, 2]  # where every probability is 1
+    assert evaluate.is_right(logits, labels).tolist() == [True, True, True, False, True, False]
+    assert evaluate.surest(logits, labels, 3) == [4, 0, 2]  # 9 against 8 is less sure than 5 against 1
+    assert evaluate.surest(logits, labels, 1) == [4]
+    assert evaluate.surest(logits, labels, 4) == [4, 0, 2]
+    with pytest.raises(ValueError, match="wrong about all 1 images"):
+        evaluate.surest(logits[3:4], labels[3:4], 4)
+    assert evaluate.surest(1e4 * logits, labels, 3) == [4, 0, 2]  # where every probability is 1
 
 
 def test_the_square_goes_with_the_crop():

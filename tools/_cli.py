@@ -6,6 +6,7 @@ installed, and ends with ``if __name__ == "__main__": _cli.run(main)``.
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,6 +108,22 @@ def whole_numbers(name: str, text: str) -> list[int]:
     if min(found) < 1:
         raise ValueError(f"{name} is {text!r}, it needs numbers above 0, separated by commas")
     return found
+
+
+def picked(names: str, data: Dataset) -> list[int]:
+    """Indices of images given by number, or by a name or its end."""
+    chosen = []
+    for name in names.split(","):
+        fits = [int(name)] if name.isdigit() else [i for i, each in enumerate(data.names) if each.endswith(name)]
+        if len(fits) != 1 or fits[0] >= len(data):
+            raise ValueError(f"--pick has {name!r}; it needs the end of one image's name, or 0 to {len(data) - 1}")
+        chosen += fits
+    return chosen
+
+
+def plain(name: str) -> str:
+    """A class's name without the number that ImageNet gives it."""
+    return re.sub(r"^n\d{8}_", "", name).replace("_", " ")
 
 
 @contextmanager

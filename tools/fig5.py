@@ -8,7 +8,6 @@ examples:
   python tools/fig5.py weights/imagenette-small.h5 --data imagenette --pick 3,120,301,707,888 --out out/photos
 """
 
-import re
 from collections.abc import Mapping
 
 import _cli
@@ -18,7 +17,7 @@ import numpy as np
 from _results import Number
 from matplotlib.figure import Figure
 
-from refnet import features, images
+from refnet import evaluate, features, images
 from refnet.backend import find_device
 from refnet.datasets import Dataset
 from refnet.experiments import fig5
@@ -59,7 +58,7 @@ def main() -> None:
         )
     data = data.subset(good)
     logits = found[outputs]
-    chosen = picked(args.pick, data) if args.pick else fig5.surest(logits, data.labels, args.rows)
+    chosen = _cli.picked(args.pick, data) if args.pick else evaluate.surest(logits, data.labels, args.rows)
     drawn = fig5.run(checkpoint, data, chosen, **options)
     study = data.subset(np.flatnonzero(logits.argmax(axis=1) == data.labels)).first(args.study)
     with _cli.progress(len(study), "moved, scaled, turned") as progress:
@@ -87,22 +86,6 @@ def main() -> None:
         args.out, "fig5", numbers(curves, study, size), choices=choices, detail=detail,
         picture=figure(drawn, data.subset(chosen), size, args.unit),
     )  # fmt: skip
-
-
-def picked(names: str, data: Dataset) -> list[int]:
-    """Indices of images given by number, or by a name or its end."""
-    chosen = []
-    for name in names.split(","):
-        fits = [int(name)] if name.isdigit() else [i for i, each in enumerate(data.names) if each.endswith(name)]
-        if len(fits) != 1 or fits[0] >= len(data):
-            raise ValueError(f"--pick has {name!r}; it needs the end of one image's name, or 0 to {len(data) - 1}")
-        chosen += fits
-    return chosen
-
-
-def plain(name: str) -> str:
-    """A class's name without the number that ImageNet gives it."""
-    return re.sub(r"^n\d{8}_", "", name).replace("_", " ")
 
 
 def numbers(curves: Mapping[Kind, Curves], study: Dataset, size: int) -> list[Number]:
@@ -133,7 +116,7 @@ def numbers(curves: Mapping[Kind, Curves], study: Dataset, size: int) -> list[Nu
         if (study.labels == label).any()
     }
     for name, values in sorted(by_class.items(), key=lambda item: -item[1].mean()):
-        found.append(mean(f"probability over all angles: {plain(name)}", values))
+        found.append(mean(f"probability over all angles: {_cli.plain(name)}", values))
     return found
 
 
@@ -159,7 +142,7 @@ def figure(curves: Mapping[Kind, Curves], drawn: Dataset, size: int, unit: str) 
             row[1:], [*each.distances.items(), ("right class", each.probability)], strict=True
         ):
             for values, label in zip(rows, drawn.labels, strict=True):
-                axis.plot(each.amounts, values, label=plain(drawn.classes[label]))
+                axis.plot(each.amounts, values, label=_cli.plain(drawn.classes[label]))
             axis.set(xlabel=LABELS[kind], ylim=(0, None), xlim=(each.amounts[0], each.amounts[-1]))
             axis.set_ylabel("probability" if name == "right class" else f"distance ({UNITS[unit]} = 1)")
             axis.set_title(name)

@@ -13,7 +13,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from refnet import images, net, top
+from refnet import evaluate, images, top
 from refnet.backend import find_device
 from refnet.datasets import Dataset
 from refnet.experiments import fig7
@@ -66,15 +66,15 @@ def main() -> None:
             progress=progress,
         )  # fmt: skip
     logits = found.peaks[outputs]
-    chosen = picked(args.pick, data) if args.pick else fig7.surest(logits, data.labels, args.rows)
-    right = np.flatnonzero(fig7.is_right(logits, data.labels))
+    chosen = _cli.picked(args.pick, data) if args.pick else evaluate.surest(logits, data.labels, args.rows)
+    right = np.flatnonzero(evaluate.is_right(logits, data.labels))
     if not len(right):
         raise ValueError(f"the network is right about none of the {len(data)} images: there is nothing to measure")
     drawn = list(fig7.rows(checkpoint, data, chosen, best=found.best[layer], top=args.top, **options))
     study = data.subset(right).first(args.study)
     effects = measure(args.out / "fig7", "squares", checkpoint, study, options)
     untrained = (
-        measure(args.out / "fig7", "random weights", random_weights(checkpoint, args.seed), study, options)
+        measure(args.out / "fig7", "random weights", evaluate.untrained(checkpoint, args.seed), study, options)
         if effects[0].overlap is not None
         else []
     )
@@ -94,24 +94,6 @@ def main() -> None:
     }
     _results.save(
         args.out, "fig7", numbers(effects, untrained), choices=choices, detail=detail, picture=figure(drawn, data)
-    )
-
-
-def picked(names: str, data: Dataset) -> list[int]:
-    """Indices of images given by number, or by a name or its end."""
-    chosen = []
-    for name in names.split(","):
-        fits = [int(name)] if name.isdigit() else [i for i, each in enumerate(data.names) if each.endswith(name)]
-        if len(fits) != 1 or fits[0] >= len(data):
-            raise ValueError(f"--pick has {name!r}; it needs the end of one image's name, or 0 to {len(data) - 1}")
-        chosen += fits
-    return chosen
-
-
-def random_weights(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """The network before its training, with other draws."""
-    return replace(
-        checkpoint, params=net.init_params(checkpoint.arch, rng=np.random.default_rng(seed), dtype=checkpoint.dtype)
     )
 
 

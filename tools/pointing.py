@@ -9,7 +9,7 @@ examples:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -22,9 +22,10 @@ from _kept import Kept
 from _results import Number
 from matplotlib.figure import Figure
 
-from refnet import features, net
+from refnet import features
 from refnet.backend import find_device
 from refnet.datasets import Dataset
+from refnet.evaluate import untrained
 from refnet.experiments import pointing
 from refnet.experiments.pointing import BASELINES, CENTRE, CHANCE, Pointed
 from refnet.weights import Checkpoint
@@ -61,9 +62,8 @@ def main() -> None:
         args.out / "pointing",
         {"network": _features.digest(checkpoint, []), "data": study.digest(), "seed": args.seed, **options},
     )
-    fresh = net.init_params(checkpoint.arch, rng=np.random.default_rng(args.seed), dtype=checkpoint.dtype)
     trained = measure(kept, "trained", checkpoint, study, options | where)
-    random = measure(kept, "random weights", replace(checkpoint, params=fresh), study, options | where)
+    random = measure(kept, "random weights", untrained(checkpoint, args.seed), study, options | where)
     drawn = list(islice(pointing.run(checkpoint, study, **options, **where), args.rows))
     choices = {
         "weights": args.weights, "data": "scenes", "images": len(data), **options,

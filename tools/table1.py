@@ -16,8 +16,9 @@ import numpy as np
 from _results import Number
 from matplotlib.figure import Figure
 
-from refnet import images, net, parts, weights
+from refnet import images, parts, weights
 from refnet.backend import find_device
+from refnet.evaluate import untrained
 from refnet.experiments import table1
 from refnet.experiments.table1 import Correspondence, Delta
 
@@ -44,13 +45,12 @@ def main() -> None:
         if args.dogs
         else parts.faces(2 * checkpoint.seed + 1, args.faces, side=side)  # those that were not trained on
     )
-    untrained = net.init_params(checkpoint.arch, rng=np.random.default_rng(args.seed))
     found, control = (
         table1.run(
             each, marked, layers=args.layers.split(",") if args.layers else None, size=args.size, draws=args.draws,
             seed=args.seed, device=find_device(args.device), threads=args.threads,
         )
-        for each in (checkpoint, replace(checkpoint, params=untrained))
+        for each in (checkpoint, untrained(checkpoint, args.seed))
     )  # fmt: skip
     choices = {
         "weights": args.weights, "data": args.dogs or "scenes", "images": len(marked.names),

@@ -194,14 +194,3 @@ def linearity(kind: Kind, amounts: np.ndarray, distances: np.ndarray) -> np.ndar
     """Correlation of each curve (N, T) with the size of the change (N,): 1 for a straight line."""
     size = np.abs(amounts - IDENTITY[kind])
     return np.array([np.corrcoef(size, each)[0, 1] for each in distances])
-
-
-def surest(logits: np.ndarray, labels: np.ndarray, count: int) -> list[int]:
-    """Of each class the image that the network is right and surest about, of the ``count`` surest classes."""
-    p = softmax(logits.astype(np.float64))
-    right = np.where(p.argmax(axis=1) == labels, p[np.arange(len(p)), labels], 0)
-    best = [int(np.where(labels == label, right, -1).argmax()) for label in np.unique(labels)]
-    best = sorted((i for i in best if right[i] > 0), key=lambda i: -right[i])[:count]
-    if not best:
-        raise ValueError(f"the network is wrong about all {len(labels)} images")
-    return sorted(best, key=lambda i: int(labels[i]))

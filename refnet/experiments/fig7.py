@@ -108,32 +108,6 @@ def square_and_step(side: int) -> tuple[int, int]:
     return max(1, round(27 * side / 224)), max(1, round(7 * side / 224))
 
 
-def is_right(logits: np.ndarray, labels: np.ndarray) -> Mask:
-    """Of which images the network finds the class; of logits (N, classes), rows of NaN are images that are bad."""
-    right: Mask = ~np.isnan(logits[:, 0]) & (logits.argmax(axis=1) == labels)
-    return right
-
-
-def surest(logits: np.ndarray, labels: np.ndarray, n: int) -> list[int]:
-    """The ``n`` images of different classes that the network is right and surest about: by the right class's odds.
-
-    Raises
-    ------
-    ValueError
-        If it is right about images of fewer classes.
-    """
-    right = np.flatnonzero(is_right(logits, labels))
-    others = logits[right].astype(np.float64)
-    mine = others[np.arange(len(right)), labels[right]]
-    others[np.arange(len(right)), labels[right]] = -np.inf
-    odds = mine - np.logaddexp.reduce(others, axis=1)  # of the right class against all others, as a logarithm
-    best = right[np.argsort(-odds, kind="stable")]
-    _, first = np.unique(labels[best], return_index=True)  # of each class
-    if len(first) < n:
-        raise ValueError(f"{n} images of different classes are asked for, but the network is right about {len(first)}")
-    return [int(i) for i in best[np.sort(first)[:n]]]
-
-
 def rows(
     checkpoint: Checkpoint,
     dataset: Dataset,

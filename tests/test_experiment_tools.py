@@ -111,3 +111,23 @@ def test_figure_4_takes_the_kept_epochs(photos, tmp_path):
     assert set(content["detail"]) == {"relu1", "relu2"}
     assert found["relu1: distance of epoch 1 to the last"]["measured"] == content["detail"]["relu1"]["to_last"][0]
     assert (tmp_path / "look" / "fig4.png").exists() and (tmp_path / "look" / "fig4-movement.png").exists()
+
+
+def test_all_figures_run_one_after_the_other_or_say_what_they_lack(run, photos, tmp_path):
+    """Those that the grid's networks are there for; the rest has its own tests."""
+    out, _, _, _ = run
+    net = out / "nets" / "mini-figure-3-as-it-is-seed0.h5"
+    args = (net, "--data", photos, "--epochs", 1, "--out", tmp_path)
+    _, printed, _ = tool("figures.py", *args, "--only", "fig2,fig4,transfer,pointing", check=0)
+    assert "fig4: left out" in printed and "no kept epochs" in printed
+    assert "transfer: left out, it needs --caltech" in printed
+    assert "pointing: left out" in printed and "does not know the drawn scenes" in printed
+    assert "fig2: python tools/visualize.py" in printed and (tmp_path / "features.png").exists()
+    assert "there are fig2, fig4" in mistake("figures.py", *args, "--only", "fig3")
+    assert "it needs --data" in mistake("figures.py", net, "--out", tmp_path)
+
+
+def test_figures_end_with_the_status_of_the_one_that_failed(photos, tmp_path):
+    (tmp_path / "broken.h5").write_text("no weights")
+    status, _, err = tool("figures.py", tmp_path / "broken.h5", "--data", photos, "--only", "fig2", "--out", tmp_path)
+    assert status == 2 and "no HDF5 file" in err

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import _cli
 
+from refnet import scenes, weights
+
 HERE = Path(__file__).parent
 SETS = ("dogs", "caltech", "voc")  # data that one experiment each needs
 
@@ -63,6 +65,8 @@ def commands(args: argparse.Namespace) -> dict[str, list[str] | str]:
     data = ["--data", str(args.data)] if args.data else []
     where = ["--device", args.device, *(["--threads", str(args.threads)] if args.threads else [])]
     rest = [*where, "--out", str(args.out)]
+    known = ["--known", str(args.data)] if args.data else []
+
     look, budget = [str(args.weights), *data, *rest], [*data, "--epochs", str(args.epochs), *rest]
     steps: dict[str, list[str] | str] = {
         "fig2": ["visualize.py", *look],
@@ -73,9 +77,9 @@ def commands(args: argparse.Namespace) -> dict[str, list[str] | str]:
         "table1": ["table1.py", str(args.weights), *(["--dogs", str(args.dogs)] if args.dogs else []), *rest],
         "table2": ["table2.py", *budget],
         "table3": ["table3.py", *budget],
-        "transfer": ["transfer.py", str(args.weights), "--data", str(args.caltech), *rest],
+        "transfer": ["transfer.py", str(args.weights), "--data", str(args.caltech), *known, *rest],
         "table6": ["table6.py", str(args.weights), "--data", str(args.voc), *rest],
-        "table7": ["table7.py", str(args.weights), "--data", str(args.caltech), *rest],
+        "table7": ["table7.py", str(args.weights), "--data", str(args.caltech), *known, *rest],
         "faithful": ["faithful.py", *look],
         "pointing": ["pointing.py", str(args.weights), *rest],
     }
@@ -83,7 +87,14 @@ def commands(args: argparse.Namespace) -> dict[str, list[str] | str]:
     steps |= {name: f"it needs --{what}" for name, what in lacks.items() if getattr(args, what) is None}
     if not list(args.weights.parent.glob(f"{glob.escape(args.weights.stem)}.epoch*.h5")):
         steps["fig4"] = f"{args.weights} has no kept epochs beside it (tools/train.py --keep)"
+    if not set(scenes.CLASSES) <= set(weights.load(args.weights).classes):
+        if args.data is None:
+            raise ValueError(f"{args.weights} does not know the drawn scenes: it needs --data")
+        steps["pointing"] = f"{args.weights} does not know the drawn scenes"
     return steps
+
+
+
 
 
 if __name__ == "__main__":

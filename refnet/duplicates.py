@@ -9,6 +9,8 @@ from refnet import parallel
 from refnet.datasets import Dataset
 
 SIDE = 16  # of the small images that are compared
+# Of 1,000 photographs of Caltech, all are found again once made 70 pixels wide and compressed (0.967 and more), and one
+# was taken for another of 8,000 (0.974): two blue skies with something small in the middle.
 THRESHOLD = 0.95
 _BLOCK = 4096
 

@@ -131,7 +131,8 @@ def figure(found: Mapping[str, Any]) -> Figure:
         alike.set_xticks(range(1 + max(len(each["random"]) for each in found.values())))
     above[0].set_ylabel("fall of the activation,\nshare of it, when hidden is ...")
     below[0].set_ylabel("rank correlation with the\nprojection of trained weights")
-    above[0].legend(fontsize="small", loc="upper left")
+    handles, names = above[0].get_legend_handles_labels()
+    made.legend(handles, names, loc="outside upper center", ncols=len(names))
     below[-1].legend(fontsize="small", ncols=2)
     return made
 

@@ -94,8 +94,5 @@ def commands(args: argparse.Namespace) -> dict[str, list[str] | str]:
     return steps
 
 
-
-
-
 if __name__ == "__main__":
     _cli.run(main)

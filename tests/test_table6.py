@@ -132,11 +132,6 @@ def test_a_class_that_all_or_no_images_show_is_refused(sign, part):
         list(table6.run(*sets, classes=[PLANTED, ALSO]))
 
 
-def test_the_paper_s_classes_have_the_paper_s_mean():
-    assert len(table6.PAPER) == 20
-    assert np.mean(list(table6.PAPER.values())) == pytest.approx(table6.PAPER_MEAN, abs=0.05)
-
-
 # --- the command ---
 
 

@@ -78,13 +78,13 @@ def main() -> None:
 
 
 def numbers(found: Mapping[str, float]) -> list[Number]:
-    """Mean average precision and that of every class, beside the paper's on VOC 2012."""
+    """Mean average precision beside the paper's on VOC 2012, and that of every class."""
     mean = Number("mean average precision %", float(np.mean(list(found.values()))), None, table6.PAPER_MEAN)
-    return [mean, *(Number(f"{name}: AP %", each, None, table6.PAPER.get(name)) for name, each in found.items())]
+    return [mean, *(Number(f"{name}: AP %", each) for name, each in found.items())]
 
 
 def figure(found: Mapping[str, float], shown: Mapping[str, float]) -> Figure:
-    """Average precision of every class, best first, beside what chance gives and what the paper has."""
+    """Average precision of every class, best first, beside what chance gives."""
     names = sorted(found, key=lambda name: found[name])
     made, ((axes,),) = _plot.figure(width=7, height=0.24 * len(names) + 1.3)
     place = np.arange(len(names))
@@ -93,9 +93,6 @@ def figure(found: Mapping[str, float], shown: Mapping[str, float]) -> Figure:
         [shown[name] for name in names], place, marker="|", s=90, color=_plot.COLOURS[7], zorder=2,
         label="share of images that show it: chance",
     )  # fmt: skip
-    known = [(table6.PAPER[name], y) for y, name in enumerate(names) if name in table6.PAPER]
-    if known:
-        axes.scatter(*zip(*known, strict=True), marker="D", s=22, color=_plot.COLOURS[1], label="paper, VOC 2012")
     axes.set_yticks(place, labels=names)
     axes.set(xlabel="average precision (%)", xlim=(0, 100), ylim=(-0.6, len(names) - 0.4))
     made.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")

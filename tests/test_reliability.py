@@ -284,7 +284,19 @@ LIES = {
     "input": ([], [19], [19, 19, 0], [0, 19, 3], [-1, 19, 3], [2**40, 2**40, 3], "19", [19, 19, "3"], None),
     "layers": ([], {}, None, 7, [[]], [None], [{}], "conv"),
 }
-PATHS = ("/input/mean", "/input/scale", "/classes", "/params", "/params/conv1/w", "/params/conv1/b", "/optimizer/fc6/w")
+PATHS = (
+    "/input",
+    "/input/mean",
+    "/input/scale",
+    "/classes",
+    "/rng",
+    "/history",
+    "/history/val_top1",
+    "/params",
+    "/optimizer",
+    *(f"/params/{layer}/{key}" for layer in ("conv1", "conv2", "fc6", "fc8") for key in "wb"),
+    *(f"/optimizer/{layer}/w" for layer in ("conv1", "conv2", "fc6", "fc8")),
+)
 VALUES = (
     0, -1.0, np.nan, np.inf, "text", np.zeros(0, "f4"), np.zeros((3, 3), "f4"), np.zeros((5, 5, 3, 6), "f8"),
     np.full((5, 5, 3, 6), np.nan, "f4"), np.zeros((1,) * 32, "f4"), np.zeros(3, "c16"), np.zeros(3, "V8"),

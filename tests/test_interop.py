@@ -459,6 +459,16 @@ def written(kind, folder):
     return path, read
 
 
+def test_onnx_whose_names_hold_line_breaks_gets_one_line(tmp_path):
+    def broken(package, g):
+        g.node[0].name, g.node[0].op_type = "a\nb", "No\nsuch"
+
+    onnx_of(tmp_path, broken)
+    with pytest.raises(ValueError, match=r"^node a b: .*No such") as caught:
+        onnx.read(tmp_path / "b.onnx")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("kind", ["onnx", "safetensors", "h5", "caffemodel", "pt"])
 def test_damaged_files_are_read_or_refused_with_a_line(kind, tmp_path):
     """Truncated anywhere, and with bytes changed: a network or ValueError, nothing else."""

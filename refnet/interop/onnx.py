@@ -33,7 +33,7 @@ def read(path: Path) -> Network:
     constants = {each.name: _array(each, path) for each in content.initializer}
     nodes = []
     for index, each in enumerate(content.node):
-        name = each.name or f"{each.op_type}_{index}"
+        name = " ".join(each.name.split()) or f"{each.op_type}_{index}"  # it goes into messages of one line
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in each.attribute}
         try:
             if each.op_type == "Constant":
@@ -45,7 +45,7 @@ def read(path: Path) -> Network:
                 continue
             nodes.append(_node(name, each, attributes, constants))
         except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-            raise ValueError(f"node {name}: {error}") from None
+            raise ValueError(" ".join(f"node {name}: {error}".split())) from None
     inputs = [each for each in content.input if each.name not in constants]
     if len(inputs) != 1 or len(content.output) != 1:
         raise ValueError(f"it has {len(inputs)} inputs and {len(content.output)} outputs; it needs one of each")

@@ -33,7 +33,8 @@ def read(path: Path) -> Network:
     constants = {each.name: _array(each, path) for each in content.initializer}
     nodes = []
     for index, each in enumerate(content.node):
-        name = " ".join(each.name.split()) or f"{each.op_type}_{index}"  # it goes into messages of one line
+        # It goes into messages of one line, and is bytes where it is no UTF-8.
+        name = " ".join(str(each.name).split()) or f"{each.op_type}_{index}"
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in each.attribute}
         try:
             if each.op_type == "Constant":

@@ -1,11 +1,15 @@
 """The commands of the experiments that train: from a folder of a few images to pictures and numbers, and going on."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from fixtures import checkpoint_of
 from PIL import Image
 from test_tools import mistake, tool
+
+from refnet import weights
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +115,15 @@ def test_figure_4_takes_the_kept_epochs(photos, tmp_path):
     assert set(content["detail"]) == {"relu1", "relu2"}
     assert found["relu1: distance of epoch 1 to the last"]["measured"] == content["detail"]["relu1"]["to_last"][0]
     assert (tmp_path / "look" / "fig4.png").exists() and (tmp_path / "look" / "fig4-movement.png").exists()
+
+
+def test_figure_4_of_a_dead_network_is_a_line(tmp_path):
+    live = checkpoint_of(side=32)
+    dead = {n: {k: np.full_like(a, -1) if k == "b" else 0 * a for k, a in p.items()} for n, p in live.params.items()}
+    for name, epoch in (("x.epoch001", 1), ("x", 2)):
+        weights.save(tmp_path / f"{name}.h5", replace(live, params=dead, epoch=epoch))
+    message = mistake("fig4.py", tmp_path / "x.h5", "--images", 4, "--out", tmp_path)
+    assert "no image excites any map of these layers" in message
 
 
 def test_all_figures_run_one_after_the_other_or_say_what_they_lack(run, photos, tmp_path):

@@ -44,6 +44,8 @@ def main() -> None:
             maps=args.maps, seed=args.seed, device=find_device(args.device), threads=args.threads, progress=progress,
         )  # fmt: skip
     _cli.report_skipped(data)
+    if not evolutions:
+        raise ValueError(f"{args.weights}: no image excites any map of these layers at the last epoch")
     choices = {
         "weights": args.weights, "epochs": sorted(kept), "data": args.data or "scenes", "images": len(data),
         "start": "rectified convolutions", "rules": "deconv", "map seed": args.seed, "contrast": top.CONTRAST,

@@ -13,14 +13,12 @@ from collections.abc import Mapping
 
 import _cli
 import _features
-import _lock
 import _plot
 import _results
-import _training
 import numpy as np
 from _kept import Kept
 from _results import Number
-from _shelf import slug
+from _shelf import Shelf
 from matplotlib.figure import Figure
 
 from refnet import models, train
@@ -65,15 +63,8 @@ def main() -> None:
         found[PRETRAINED][k] = each
 
     def net(name: str, arch: Arch, few: Dataset, others: Dataset) -> Checkpoint:
-        path = args.out / "nets" / f"{slug(name)}.h5"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock.held(path):
-            trained = _training.fit(
-                path, arch, few, others, recipe=train.DEFAULT, epochs=args.scratch_epochs, seed=args.seed,
-                device=device, threads=args.threads,
-            )  # fmt: skip
-        assert trained is not None  # there is only this process
-        return trained
+        shelf = Shelf(args.out / "nets", few, others, args.scratch_epochs, device, args.threads)
+        return shelf.net(name, arch, args.seed)
 
     scratch = Kept(args.out / "transfer", {**setting, "epochs": args.scratch_epochs})
     for k in scratch_ks if args.scratch_folds else []:

@@ -15,7 +15,7 @@ import scipy.linalg  # noqa: F401  its BLAS must be there before refnet looks fo
 from hypothesis import settings
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from refnet import backend
+from refnet import backend, kernels
 
 settings.register_profile("refnet", deadline=None, derandomize=True, database=None)
 settings.load_profile("refnet")
@@ -194,6 +194,18 @@ def standin_for_cupy():
         finally:
             for name in loaded():
                 del sys.modules[name]
+
+
+@pytest.fixture(scope="module", params=["standin", pytest.param("device", marks=pytest.mark.gpu)])
+def cupy(request):
+    """CuPy on a device, or what stands in for it and has its place in the meantime."""
+    if request.param == "device":
+        yield importlib.import_module("cupy")
+        return
+    with standin_for_cupy() as cupy:
+        yield cupy
+    kernels.launch._module.cache_clear()
+    kernels.launch._kernel.cache_clear()
 
 
 class CupyArray:

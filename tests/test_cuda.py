@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DTYPES, assert_close, standin_for_cupy
+from conftest import DTYPES, assert_close
 from fixtures import FLAT, OBLONG, assert_near, bits, checkpoint_of, drawn, images_for, noise, params_of, signal_for
 from PIL import Image
 
@@ -24,23 +24,13 @@ from refnet.ops import winograd
 from refnet.ops.dropout import dropout_forward
 from refnet.ops.loss import cross_entropy, softmax
 
+pytestmark = pytest.mark.usefixtures("cupy")
+
 TINY, MINI = models.TINY, models.MINI
 NEAR = {"float32": 1e-5, "float64": 1e-12}
 on_both = pytest.mark.parametrize("op", [ops, kernels], ids=["ops", "kernels"])
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES)
 every_net = pytest.mark.parametrize("arch", [TINY, OBLONG, FLAT, MINI], ids=lambda arch: arch.name)
-
-
-@pytest.fixture(scope="module", params=["standin", pytest.param("device", marks=pytest.mark.gpu)], autouse=True)
-def cupy(request):
-    """CuPy on a device, or what stands in for it and has its place in the meantime."""
-    if request.param == "device":
-        yield importlib.import_module("cupy")
-        return
-    with standin_for_cupy() as cupy:
-        yield cupy
-    kernels.launch._module.cache_clear()
-    kernels.launch._kernel.cache_clear()
 
 
 def put(x):

@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fixtures import checkpoint_of, noise
+from fixtures import checkpoint_of, noise, params_of
 from PIL import Image
 
 from refnet import parts
 from refnet.arch import Arch, Conv, Linear, Pool, Relu
 from refnet.experiments import table1
+from refnet.geometry import Window
+from refnet.ops import winograd
 from refnet.parts import Marked
 from refnet.weights import Checkpoint
 
@@ -62,6 +64,21 @@ def test_the_same_pixels_give_exact_zeros():
         for by_part in by_layer.values():
             assert (by_part["part"].mean, by_part["part"].std, by_part["random"].mean) == (0, 0, 0)
             assert by_part["part"].p == 1
+
+
+def test_features_that_do_not_see_the_mask_have_not_changed():
+    """Of a convolution in blocks of 4 x 4 as well, whose rounding reaches as far as they do."""
+    arch = Arch(
+        "blocks", (36, 36, 3), (Conv("conv1", 64, 1), Relu("relu1"), Conv("conv2", 64, 3, pad=1), Relu("relu2"))
+    )
+    ck = replace(checkpoint_of(side=36), arch=arch, params=params_of(arch, dtype="float32"), classes=())
+    marked = Marked(tuple("abcdef"), noise(6, 36), {"part": np.full((6, 2), 18.0)}, np.full(6, 8.0))
+    found = table1.run(ck, marked, layers=["relu2"], size=1.0, draws=1, permutations=1)
+    delta = found.deltas["all features"]["relu2"]["part"]
+    assert (
+        0.03 < delta.mean < 0.5 * (10 / 36) ** 2
+    )  # half of them differ; the mask covers 8 x 8 and is seen by 10 x 10 of 36 x 36
+    assert winograd.suits(Window(3, 1, 1), (36, 36), 64, 64, 1)
 
 
 def test_a_random_network_and_random_parts_have_no_small_p():

@@ -15,6 +15,8 @@ from refnet.parts import Marked
 from refnet.weights import Checkpoint
 
 RANDOM = "random"
+ROUNDING = 1e-11  # of a layer's largest feature: changes up to here are none
+
 # The paper's Delta at layers 5 and 7, with its +-.
 PAPER = {
     "right eye": ((0.067, 0.007), (0.069, 0.015)),
@@ -85,12 +87,15 @@ def run(
     side, rng = checkpoint.arch.side, np.random.default_rng(seed)
     pixels = images.centre_crop(marked.pixels, side)
     mean = images.centre_crop(checkpoint.mean[None], side)[0]
-    x = images.normalise(pixels, mean, checkpoint.scale).astype(checkpoint.dtype, copy=False)
+    x = images.normalise(pixels, mean, checkpoint.scale).astype(np.float64)
     sides = np.maximum(np.round(size * marked.unit).astype(int), 1)
     corners = {part: _corners(marked, part, places, sides, side) for part, places in marked.places.items()}
     taken = np.stack(list(corners.values()))
     random = [_free(taken, sides, side, marked.names, rng) for _ in range(draws)]
-    params = net.on_device(checkpoint.params, device)
+    params = net.on_device(
+        {name: {key: a.astype(np.float64) for key, a in layer.items()} for name, layer in checkpoint.params.items()},
+        device,
+    )
 
     def features(x: np.ndarray) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {
@@ -109,7 +114,7 @@ def run(
 
     def signs(corner: np.ndarray) -> dict[str, np.ndarray]:
         after = features(_masked(x, corner, sides, 0))
-        return {layer: np.sign(before[layer] - after[layer]).astype(np.int8) for layer in layers}
+        return {layer: signs_of_change(before[layer], after[layer]) for layer in layers}
 
     by_part = {part: signs(corner) for part, corner in corners.items()}
     by_draw = [signs(corner) for corner in random]
@@ -133,11 +138,22 @@ def run(
     return Correspondence(deltas, masked)
 
 
+def signs_of_change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """-1, 0 or 1 of features (N, F) in float64, int8; a change too small to be one is 0.
+
+    A fast convolution works in blocks, so that a hidden pixel changes the rounding of features that it isn't seen by.
+    In float64 that lies far below any change.
+    """
+    change = before - after
+    change[np.abs(change) <= ROUNDING * np.abs(before).max(initial=0)] = 0
+    signs: np.ndarray = np.sign(change).astype(np.int8)
+    return signs
+
+
 def hamming(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Share of features with another sign, of every row of ``one`` (N, F) and of ``other`` (M, F): (N, M).
 
-    Sign 0, that of a feature that has not changed, is a sign of its own. Two passes over the same pixels give the same
-    bits, so that a 0 is one.
+    Sign 0, that of a feature that has not changed, is a sign of its own.
     """
     return np.stack([(each != other).mean(axis=1) for each in one])
 

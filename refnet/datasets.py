@@ -76,9 +76,10 @@ class Dataset:
 
     def subset(self, indices: Iterable[int]) -> "Dataset":
         """The images at ``indices``, in their order."""
-        chosen = [range(len(self))[i] for i in indices]
+        chosen = np.array([range(len(self))[i] for i in indices], np.int64)
         names = [self.names[i] for i in chosen]
-        return replace(self, labels=self.labels[chosen], names=names, read=lambda i: self.read(chosen[i]), mean=None)
+        read = functools.partial(_chosen, self.read, chosen)
+        return replace(self, labels=self.labels[chosen], names=names, read=read, mean=None)
 
     def first(self, n: int) -> "Dataset":
         """The first ``n`` images, evenly over the classes."""
@@ -170,7 +171,7 @@ def everything(
             first,
             labels=np.concatenate([first.labels, second.labels]),
             names=[*first.names, *second.names],
-            read=lambda i: first.read(i) if i < len(first) else second.read(i - len(first)),
+            read=functools.partial(_either, first.read, second.read, len(first)),
             skipped={**first.skipped, **second.skipped},
         )
     else:
@@ -191,7 +192,7 @@ def _scenes(seed: int, n: int, side: int, classes: Sequence[str] | None = None) 
         labels=np.resize(_places("scenes", scenes.CLASSES, known), n),
         names=[f"scene {seed}:{i:06d}" for i in range(n)],
         side=side,
-        read=lambda i: scenes.scene(seed, i, side=side).image,
+        read=functools.partial(_drawn, seed, side),
     )
 
 
@@ -228,12 +229,31 @@ def _class_folders(root: Path, part: str, side: int, classes: Sequence[str] | No
         labels=np.repeat(places, [len(inside) for inside in good]),
         names=names,
         side=side,
-        read=lambda i: images.square(images.decode(root / names[i], side=side), side),
+        read=functools.partial(_decoded, root, names, side),
         skipped={
             **dict.fromkeys(others, f"its extension is none of {' '.join(EXTENSIONS)}"),
             **dict.fromkeys(deeper, "a folder inside a class folder is not looked into"),
         },
     )
+
+
+# What data sets read with is no closure, so that other processes can be sent it.
+
+
+def _decoded(root: Path, names: Sequence[str], side: int, i: int) -> Pixels:
+    return images.square(images.decode(root / names[i], side=side), side)
+
+
+def _drawn(seed: int, side: int, i: int) -> Pixels:
+    return scenes.scene(seed, i, side=side).image
+
+
+def _chosen(read: Callable[[int], Pixels], places: Labels, i: int) -> Pixels:
+    return read(int(places[i]))
+
+
+def _either(first: Callable[[int], Pixels], second: Callable[[int], Pixels], n: int, i: int) -> Pixels:
+    return first(i) if i < n else second(i - n)
 
 
 def _visible(folder: Path, kind: Callable[[os.DirEntry[str]], bool]) -> list[str]:

@@ -1,5 +1,6 @@
 """ImageNet 2012 as it is distributed: a tar file of tar files to train on, a flat tar file and labels to validate."""
 
+import functools
 import io
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from refnet import images
 from refnet.datasets import Dataset
@@ -130,10 +132,11 @@ def _labels(files: Sequence[str], classes: Sequence[str], labels: Path, synsets:
 def _dataset(
     path: Path, classes: tuple[str, ...], names: list[str], labels: Sequence[int], where: Sequence[Member], side: int
 ) -> Dataset:
-    handle = os.open(path, os.O_RDONLY)  # for as long as the process lives: threads read at offsets of their own
+    places = np.array([(each.offset, each.size) for each in where], np.int64).reshape(-1, 2)
+    return Dataset(classes, np.array(labels, np.int64), names, side, functools.partial(_read, path, places, side))
 
-    def read(i: int) -> images.Pixels:
-        _, offset, size = where[i]
-        return images.square(images.decode(os.pread(handle, size, offset), side=side), side)
 
-    return Dataset(classes, np.array(labels, np.int64), names, side, read)
+def _read(path: Path, places: npt.NDArray[np.int64], side: int, i: int) -> images.Pixels:
+    offset, size = places[i].tolist()
+    with open(path, "rb", buffering=0) as file:
+        return images.square(images.decode(os.pread(file.fileno(), size, offset), side=side), side)

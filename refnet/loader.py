@@ -1,23 +1,26 @@
-"""Batches for the network, made ahead on threads: drawn crops in training, else the centre or the ten crops.
+"""Batches for the network, made ahead: drawn crops in training, else the centre or the ten crops.
 
-Threads decode. On a CPU they cut the crops as well; for a GPU they hand over whole uint8 images, which are cut there.
+On a CPU, threads decode images and cut the crops. For a GPU, processes decode, and whole uint8 images are handed over
+and cut there; threads do it where images are kept in memory.
 """
 
+import functools
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from refnet import images, kernels, parallel
+from refnet import images, kernels, parallel, processes
 from refnet.backend import Array, to_device
 from refnet.datasets import Dataset, Labels
 from refnet.images import Augment, Draws, Floats, Pixels
 from refnet.ranks import ALONE, Group
 
 AHEAD = 3  # batches made before they are asked for
-PIECE = 8  # images that a thread decodes at a time: a batch is shared by many threads
+PIECE = 8  # images that are decoded at a time, so that many share a batch
 
 
 class Batch(NamedTuple):
@@ -113,18 +116,13 @@ def mean_image(dataset: Dataset, *, group: Group = ALONE, threads: int | None = 
     """
     if dataset.mean is not None:
         return dataset.mean()
-    order = np.arange(len(dataset))
-
-    def add(places: Labels) -> tuple[npt.NDArray[np.int64], int]:
-        total, count = np.zeros((dataset.side, dataset.side, 3), np.int64), 0
-        for _, pixels in _good(dataset, order, places):
-            total += pixels
-            count += 1
-        return total, count
-
-    total, count, parts = np.zeros((dataset.side, dataset.side, 3), np.int64), 0, _parts(len(order), 64)
-    for part, good in parallel.ahead(add, parts[group.share(len(parts))], threads=threads, ahead=2 * AHEAD):
-        total, count = total + part, count + good
+    parts = _parts(len(dataset), 64)
+    mine = parts[group.share(len(parts))]
+    sums = processes.ahead(functools.partial(_sum, dataset.side), dataset.read, mine, ahead=2 * AHEAD, threads=threads)
+    total, count = np.zeros((dataset.side, dataset.side, 3), np.int64), 0
+    for indices, (part, bad) in zip(mine, sums, strict=True):
+        total, count = total + part, count + len(indices) - len(bad)
+        dataset.skipped.update({dataset.names[i]: why for i, why in bad.items()})
     group.start_sum(total)()
     count = sum(group.gather(count))
     for skipped in group.gather(dataset.skipped):
@@ -140,14 +138,45 @@ def _parts(n: int, batch: int) -> list[Labels]:
     return [np.arange(start, min(start + batch, n)) for start in range(0, n, batch)]
 
 
-def _good(dataset: Dataset, order: Labels, places: Labels) -> Iterator[tuple[int, Pixels]]:
-    """(place, image ``order[place]``) for each place whose image can be read."""
-    for place in places:
+class _Piece(NamedTuple):
+    """Some images of a batch: its pixels, the slots there that they go to, their indices, and the batch's places."""
+
+    pixels: Pixels
+    slots: Labels
+    indices: Labels
+    places: Labels
+
+
+class _Filled(NamedTuple):
+    """A piece's slots that hold their image now; of the others, by index, why not; crops, where they were cut."""
+
+    slots: Labels
+    bad: dict[int, str]
+    x: Array = None
+
+
+def _fill(read: Callable[[int], Pixels], piece: _Piece) -> _Filled:
+    """Read a piece's images into their slots."""
+    good, bad = [], {}
+    for slot, i in zip(piece.slots.tolist(), piece.indices.tolist(), strict=True):
         try:
-            pixels = dataset.image(order[place])
-        except ValueError:
-            continue  # it is in dataset.skipped now
-        yield place, pixels
+            piece.pixels[slot] = read(i)
+        except (OSError, ValueError) as error:
+            bad[i] = str(error)
+        else:
+            good.append(slot)
+    return _Filled(np.array(good, np.int64), bad)
+
+
+def _sum(side: int, read: Callable[[int], Pixels], indices: Labels) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
+    """The sum of the images that can be read, and of the others, by index, why not."""
+    total, bad = np.zeros((side, side, 3), np.int64), {}
+    for i in indices.tolist():
+        try:
+            total += read(i)
+        except (OSError, ValueError) as error:
+            bad[i] = str(error)
+    return total, bad
 
 
 def _batches(
@@ -165,6 +194,28 @@ def _batches(
 ) -> Generator[Batch, None, None]:
     """A batch per part: the crops ``drawn(places)``, ``shape`` for each image, of those at its places in ``order``."""
     on_device = to_device(mean, device)
+    # A GPU's next operation would wait for the interpreter while threads decode.
+    there = processes.sent(dataset.read) if device != "cpu" else None
+    most = max(map(len, parts), default=0)
+    free: list[tuple[Pixels, Any]] = []
+    taken: deque[tuple[Pixels, Any]] = deque()
+
+    def room() -> tuple[Pixels, Any]:
+        """Memory for a batch's pixels, and what arrives as it where they are read."""
+        of = (most, dataset.side, dataset.side, 3)
+        if there:
+            memory = processes.shared(of)
+            return memory.here(), memory
+        pixels = np.empty(of, np.uint8)
+        return pixels, pixels
+
+    def pieces() -> Iterator[_Piece]:
+        for places in filter(len, parts):
+            taken.append(free.pop() if free else room())
+            known = np.array([dataset.names[i] not in dataset.skipped for i in order[places]])
+            for piece in parallel.cut(len(places), PIECE):
+                slots = piece.start + np.flatnonzero(known[piece])
+                yield _Piece(taken[-1][1], slots, order[places[slots]], places)
 
     def cut(pixels: Array, slots: Labels, places: Labels) -> Array:
         """Crops of the images in ``slots`` of the pixels, which are those at ``places``."""
@@ -174,31 +225,28 @@ def _batches(
         x = crops(pixels, of, draws, size=shape[-2], mean=on_device, scale=scale)
         return x.reshape(len(slots), *shape)
 
-    def pieces() -> Iterator[tuple[Labels, Pixels, slice]]:
-        for places in parts:
-            pixels = np.empty((len(places), dataset.side, dataset.side, 3), np.uint8)
-            for piece in parallel.cut(len(places), PIECE):
-                yield places, pixels, piece
+    def fill_and_cut(read: Callable[[int], Pixels], piece: _Piece) -> _Filled:
+        done = _fill(read, piece)
+        return done._replace(x=cut(piece.pixels, done.slots, piece.places[done.slots]))
 
-    def decode(piece: tuple[Labels, Pixels, slice]) -> tuple[Pixels, Labels, Array]:
-        """The batch's pixels with those of one piece filled in; its slots that could be read; on a CPU their crops."""
-        places, pixels, part = piece
-        first, slots = places[0], []
-        for place, each in _good(dataset, order, places[part]):
-            pixels[place - first] = each
-            slots.append(place - first)
-        good = np.array(slots, np.int64)
-        return pixels, good, cut(pixels, good, places[good]) if device == "cpu" else None
-
-    most = len(parallel.cut(max(map(len, parts), default=0), PIECE))
-    with closing(parallel.ahead(decode, pieces(), threads=threads, ahead=ahead * most)) as decoded:
+    early = ahead * len(parallel.cut(most, PIECE))
+    if there:
+        filled = processes.ahead(_fill, there, pieces(), ahead=early, threads=threads)
+    else:
+        work = functools.partial(fill_and_cut if device == "cpu" else _fill, dataset.read)
+        filled = parallel.ahead(work, pieces(), ahead=early, threads=threads)
+    with closing(filled):
         for places in parts:
             if not len(places):  # of a batch smaller than its group
                 empty = np.empty((0, *shape), np.float32)
                 yield Batch(to_device(empty, device), dataset.labels[:0], order[:0])
                 continue
-            pixels, slots, x = zip(*(next(decoded) for _ in parallel.cut(len(places), PIECE)), strict=True)
+            slots, bad, x = zip(*(next(filled) for _ in parallel.cut(len(places), PIECE)), strict=True)
+            for each in bad:
+                dataset.skipped.update({dataset.names[i]: why for i, why in each.items()})
+            pixels = taken.popleft()
             good = np.concatenate(slots)
             indices = order[places[good]]
             whole = np.concatenate(x) if device == "cpu" else cut(to_device(pixels[0], device), good, places[good])
+            free.append(pixels)
             yield Batch(whole, dataset.labels[indices], indices)

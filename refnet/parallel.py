@@ -7,7 +7,7 @@ number of threads; so neither do the bits of the result.
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -74,7 +74,14 @@ def ahead(
     ``parts`` is asked for its next one on the consumer's thread. An exception comes out in the place of its result.
     After it, or when the generator is closed, threads end.
     """
-    pool = ThreadPoolExecutor(threads or cores())
+    with ThreadPoolExecutor(threads or cores()) as pool:
+        yield from in_order(pool, work, parts, ahead=ahead)
+
+
+def in_order(
+    pool: Executor, work: Callable[[Part], Result], parts: Iterable[Part], *, ahead: int
+) -> Generator[Result, None, None]:
+    """`ahead` on a pool; when the generator is closed, nothing of it is left there."""
     pending: deque[Future[Result]] = deque()
     try:
         for part in parts:
@@ -84,7 +91,9 @@ def ahead(
         while pending:
             yield pending.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in pending:
+            future.cancel()
+        wait(pending)
 
 
 class OrderedSum:

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from refnet import hdf5, images, parallel
-from refnet.hdf5 import Content
+from refnet import hdf5, images, parallel, processes
+from refnet.hdf5 import Content, Stored
 from refnet.images import Floats, Pixels
 
 FORMAT, VERSION = "refnet-shard", 1
+PIECE = 16  # images that a process packs at a time
 
 
 class Images(Protocol):
@@ -26,13 +27,10 @@ class Images(Protocol):
     labels: np.ndarray
     names: Sequence[str]
     side: int
+    read: Callable[[int], Pixels]
     skipped: dict[str, str]
 
     def __len__(self) -> int: ...
-
-    def image(self, i: int) -> Pixels:
-        """Image ``i``; ValueError for a bad one."""
-        ...
 
     def digest(self) -> str:
         """A fingerprint of classes, names and labels."""
@@ -110,21 +108,18 @@ def write(
 def _packed(dataset: Images, indices: range, quality: int | None, how: dict[str, Any], threads: int | None) -> Content:
     """The content of one shard."""
 
-    def make(i: int) -> tuple[Pixels, bytes] | str:
-        try:
-            pixels = dataset.image(i)
-        except ValueError as error:
-            return str(error)
-        return pixels, pixels.tobytes() if quality is None else images.encode(pixels, quality)
-
     total, kept, stored, skipped = np.zeros((dataset.side, dataset.side, 3), np.int64), [], [], []
-    for i, made in zip(indices, parallel.ahead(make, indices, ahead=64, threads=threads), strict=True):
-        if isinstance(made, str):
-            skipped.append(made)
-            continue
-        total += made[0]
-        kept.append(i)
-        stored.append(made[1])
+    pieces = [indices[part] for part in parallel.cut(len(indices), PIECE)]
+    work = functools.partial(_encoded, dataset.side, quality)
+    for piece, made in zip(pieces, processes.ahead(work, dataset.read, pieces, ahead=64, threads=threads), strict=True):
+        total += made.sum
+        for i, each in zip(piece, made.images, strict=True):
+            if isinstance(each, str):
+                dataset.skipped[dataset.names[i]] = each
+                skipped.append(f"{dataset.names[i]}: {each}")
+            else:
+                kept.append(i)
+                stored.append(each)
     datasets = {
         "/images": np.frombuffer(b"".join(stored), np.uint8),
         "/offsets": np.cumsum([0, *map(len, stored)], dtype=np.int64),
@@ -137,9 +132,59 @@ def _packed(dataset: Images, indices: range, quality: int | None, how: dict[str,
     return Content({"/": {"format": FORMAT, "version": VERSION, **how}}, datasets)
 
 
+class _Encoded(NamedTuple):
+    """A few images as they are stored, or why they cannot be read, and the sum of their pixels."""
+
+    images: list[bytes | str]
+    sum: np.ndarray
+
+
+def _encoded(side: int, quality: int | None, read: Callable[[int], Pixels], indices: range) -> _Encoded:
+    made: list[bytes | str] = []
+    total = np.zeros((side, side, 3), np.int64)
+    for i in indices:
+        try:
+            pixels = read(i)
+        except (OSError, ValueError) as error:
+            made.append(str(error))
+            continue
+        total += pixels
+        made.append(pixels.tobytes() if quality is None else images.encode(pixels, quality))
+    return _Encoded(made, total)
+
+
 def holds(folder: Path, part: str) -> bool:
     """Whether a folder has shards of this part."""
     return (folder / f"{part}-00000.h5").is_file()
+
+
+class _Images(NamedTuple):
+    """The images of a shard; with quality 0 they are pixels."""
+
+    stored: Stored
+    offsets: np.ndarray
+    side: int
+    quality: int
+
+    @classmethod
+    def of(cls, shard: Content) -> "_Images":
+        root, arrays = shard.attributes["/"], shard.datasets
+        return cls(arrays["/images"], arrays["/offsets"], root["side"], root["quality"])
+
+    def read(self, i: int, side: int) -> Pixels:
+        data = self.stored.read(*self.offsets[i : i + 2].tolist())
+        if not self.quality:
+            pixels = data.reshape(self.side, self.side, 3)
+            return pixels if side == self.side else images.square(Image.fromarray(pixels), side)
+        image = images.decode(data.tobytes())
+        if image.size != (self.side, self.side):
+            raise ValueError(f"it is {image.width} x {image.height}, but its shard says {self.side} x {self.side}")
+        return np.asarray(image) if side == self.side else images.square(image, side)
+
+
+def _read(shards: list[_Images], starts: np.ndarray, side: int, i: int) -> Pixels:
+    k = int(np.searchsorted(starts, i, side="right")) - 1
+    return shards[k].read(int(i - starts[k]), side)
 
 
 def load(folder: Path, part: str, *, side: int) -> Packed:
@@ -155,21 +200,12 @@ def load(folder: Path, part: str, *, side: int) -> Packed:
     classes = tuple(_decoded(first.datasets["/classes"]))
     starts = np.cumsum([0, *(len(each.datasets["/labels"]) for each in shards)])
 
-    def read(i: int) -> Pixels:
-        k = int(np.searchsorted(starts, i, side="right")) - 1
-        root, arrays, j = shards[k].attributes["/"], shards[k].datasets, i - starts[k]
-        stored, own = arrays["/images"].read(*arrays["/offsets"][j : j + 2].tolist()), root["side"]
-        image = images.decode(stored.tobytes()) if root["quality"] else Image.fromarray(stored.reshape(own, own, 3))
-        if image.size != (own, own):
-            raise ValueError(f"it is {image.width} x {image.height}, but its shard says {own} x {own}")
-        return images.square(image, side) if image.size != (side, side) else np.asarray(image)
-
     return Packed(
         classes=classes,
         labels=np.concatenate([each.datasets["/labels"] for each in shards]),
         names=[name for each in shards for name in _decoded(each.datasets["/names"])],
         side=side,
-        read=read,
+        read=functools.partial(_read, [_Images.of(each) for each in shards], starts, side),
         skipped={
             name: why
             for each in shards
@@ -189,10 +225,16 @@ def verify(folder: Path, part: str, *, progress: Callable[[int], None] = lambda 
         with _naming(path):
             hdf5.read(path, check=_check)
     data = load(folder, part, side=_opened(_paths(folder, part)[0]).attributes["/"]["side"])
-    for _ in parallel.ahead(data.read, range(len(data.labels)), ahead=64):
-        done += 1
+    pieces = [range(len(data.labels))[part] for part in parallel.cut(len(data.labels), PIECE)]
+    for count in processes.ahead(_tried, data.read, pieces, ahead=64):
+        done += count
         progress(done)
     return done
+
+
+def _tried(read: Callable[[int], Pixels], indices: range) -> int:
+    """How many they are, after each was read."""
+    return len([read(i) for i in indices])
 
 
 def _mean(shards: list[Content]) -> Floats:

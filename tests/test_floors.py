@@ -22,7 +22,7 @@ ROOT = Path(refnet.__file__).parent.parent
 # Floor by floor; a file imports from the floors below, and on its own floor what is named before it.
 HOUSE = [
     ["backend", "geometry"],
-    ["ranks", "arch", "parallel", "ops", "images", "kernels", "sgd", "hdf5"],
+    ["ranks", "arch", "parallel", "processes", "ops", "images", "kernels", "sgd", "hdf5"],
     ["models", "scenes", "parts", "shards", "datasets", "voc", "imagenet", "loader", "weights"],
     ["layers", "net", "interop"],
     ["features", "evaluate", "classifiers", "duplicates", "boxes", "deconv", "top", "occlusion", "memory", "train"],

@@ -10,7 +10,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -77,6 +79,9 @@ class MpiGroup(Group):
         users = Counter(core for cores in self.here.allgather(mine) for core in cores)
         self.threads = max(1, len(mine) // max(users[core] for core in mine))
         self.gpus: _Nccl | None = None
+        # Sums go on in the background on a thread; MPI's own way to do that (Iallreduce) takes three times as long.
+        self.adder = ThreadPoolExecutor(1) if mpi.Query_thread() == mpi.THREAD_MULTIPLE else None
+        self.sums = self.comm.Dup()
 
     def take_device(self, device: str) -> None:
         """The GPU that has this process's number on this machine, and NCCL between all of them.
@@ -105,8 +110,8 @@ class MpiGroup(Group):
     def start_sum(self, array: Array) -> Callable[[], object]:
         """Begin to add up everybody's ``array``, in place."""
         if array_module(array) is np:
-            wait: Callable[[], object] = self.comm.Iallreduce(self.mpi.IN_PLACE, array).Wait
-            return wait
+            add = partial(self.sums.Allreduce, self.mpi.IN_PLACE, array)
+            return self.adder.submit(add).result if self.adder else add
         assert self.gpus is not None, "take_device comes before arrays on a GPU"
         return self.gpus.start_sum(array)
 

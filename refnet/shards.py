@@ -4,8 +4,9 @@ A folder holds ``train-00000.h5``, ``train-00001.h5``, ... and ``val-00000.h5``,
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -88,32 +89,43 @@ def write(
     OSError
         Where a shard cannot be written; nothing is left of it.
     """
-    pieces = parallel.cut(len(dataset), per_shard)
-    how = {"quality": quality or 0, "shards": len(pieces), "source": dataset.digest(), "side": dataset.side}
-    paths = [folder / f"{part}-{k:05}.h5" for k in range(len(pieces))]
+    cuts = parallel.cut(len(dataset), per_shard)
+    how = {"quality": quality or 0, "shards": len(cuts), "source": dataset.digest(), "side": dataset.side}
+    paths = [folder / f"{part}-{k:05}.h5" for k in range(len(cuts))]
     if extra := sorted(set(folder.glob(f"{part}-*.h5")) - set(paths)):
         raise ValueError(f"{extra[0]} is no shard of these images; prepare them in another folder")
-    for k, (path, piece) in enumerate(zip(paths, pieces, strict=True)):
-        indices = range(piece.start, piece.stop)
+    missing: dict[Path, list[range]] = {}
+    for path, cut in zip(paths, cuts, strict=True):
         if path.exists():
             there = _opened(path).attributes["/"]
             if changed := [f"{key} {there[key]}, not {want}" for key, want in how.items() if there[key] != want]:
                 raise ValueError(f"{path} holds other images: {', '.join(changed)}; use another folder")
         else:
-            hdf5.write(path, _packed(dataset, indices, quality, {**how, "shard": k}, threads))
-        progress(piece.stop)
+            indices = range(cut.start, cut.stop)
+            missing[path] = [indices[piece] for piece in parallel.cut(len(indices), PIECE)]
+    # The next shard is under way while one is written.
+    work, pieces = functools.partial(_encoded, dataset.side, quality), itertools.chain.from_iterable(missing.values())
+    with closing(processes.ahead(work, dataset.read, pieces, ahead=per_shard // PIECE, threads=threads)) as made:
+        for k, (path, cut) in enumerate(zip(paths, cuts, strict=True)):
+            if path in missing:
+                hdf5.write(path, _packed(dataset, {**how, "shard": k}, [(each, next(made)) for each in missing[path]]))
+            progress(cut.stop)
     return paths
 
 
-def _packed(dataset: Images, indices: range, quality: int | None, how: dict[str, Any], threads: int | None) -> Content:
-    """The content of one shard."""
+class _Encoded(NamedTuple):
+    """A few images as they are stored, or why they cannot be read, and the sum of their pixels."""
 
+    images: list[bytes | str]
+    sum: np.ndarray
+
+
+def _packed(dataset: Images, how: dict[str, Any], made: list[tuple[range, _Encoded]]) -> Content:
+    """The content of one shard: the indices of its images, and what was made of them."""
     total, kept, stored, skipped = np.zeros((dataset.side, dataset.side, 3), np.int64), [], [], []
-    pieces = [indices[part] for part in parallel.cut(len(indices), PIECE)]
-    work = functools.partial(_encoded, dataset.side, quality)
-    for piece, made in zip(pieces, processes.ahead(work, dataset.read, pieces, ahead=64, threads=threads), strict=True):
-        total += made.sum
-        for i, each in zip(piece, made.images, strict=True):
+    for indices, encoded in made:
+        total += encoded.sum
+        for i, each in zip(indices, encoded.images, strict=True):
             if isinstance(each, str):
                 dataset.skipped[dataset.names[i]] = each
                 skipped.append(f"{dataset.names[i]}: {each}")
@@ -130,13 +142,6 @@ def _packed(dataset: Images, indices: range, quality: int | None, how: dict[str,
         "/skipped": hdf5.texts([why.encode(errors="surrogateescape") for why in skipped]),
     }
     return Content({"/": {"format": FORMAT, "version": VERSION, **how}}, datasets)
-
-
-class _Encoded(NamedTuple):
-    """A few images as they are stored, or why they cannot be read, and the sum of their pixels."""
-
-    images: list[bytes | str]
-    sum: np.ndarray
 
 
 def _encoded(side: int, quality: int | None, read: Callable[[int], Pixels], indices: range) -> _Encoded:

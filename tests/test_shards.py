@@ -164,13 +164,12 @@ def test_many_shards_hold_no_file_descriptors(tmp_path):
 
 
 def test_an_image_of_another_size_than_its_shard_says_is_noticed(tmp_path):
-    odd = replace(data_set(2), read=lambda i: noise(1, side=16)[0][:9, :5])
-    content = shards._packed(data_set(2), range(2), 95, {"side": 16, "quality": 95, "shard": 0, "shards": 1,
-                                                         "source": odd.digest()}, None)  # fmt: skip
-    small = images.encode(odd.image(0), 95)
+    [path] = shards.write(tmp_path, "train", data_set(2))
+    content = hdf5.read(path, check=shards._check)
+    small = images.encode(noise(1, side=16)[0][:9, :5], 95)
     content.datasets["/images"] = np.frombuffer(small + small, np.uint8)
     content.datasets["/offsets"] = np.array([0, len(small), 2 * len(small)])
-    hdf5.write(tmp_path / "train-00000.h5", content)
+    hdf5.write(path, content)
     with pytest.raises(ValueError, match="it is 5 x 9, but its shard says 16 x 16"):
         shards.verify(tmp_path, "train")
 

@@ -9,7 +9,7 @@ import pickle
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Hashable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache, lru_cache, partial
@@ -28,32 +28,31 @@ Result = TypeVar("Result")
 
 
 class Sent:
-    """Memory that arrives in another process as what ``opened(path, *args)`` makes of it, once."""
+    """Memory that arrives in another process as what ``arrives(number, path, *args)`` makes of it, once."""
 
     _numbers = count()  # descriptors, and so paths, are used again
 
-    def __init__(self, size: int, opened: Callable[..., Any], *args: object) -> None:
+    def __init__(self, size: int, arrives: Any, *args: Hashable) -> None:
         self.handle = os.memfd_create("refnet")
         weakref.finalize(self, os.close, self.handle)
         os.ftruncate(self.handle, size)
-        self.opened, self.path, self.args = opened, f"/proc/{os.getpid()}/fd/{self.handle}", args
-        self.number = next(self._numbers)
+        self.arrives, self.args = arrives, args
+        self.number, self.path = next(self._numbers), f"/proc/{os.getpid()}/fd/{self.handle}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (self.number, self.opened, self.path, *self.args)
+        return self.arrives, (self.number, self.path, *self.args)
 
     def here(self) -> Any:
         """The same in this process."""
-        return self.opened(self.path, *self.args)
+        return self.arrives.__wrapped__(self.number, self.path, *self.args)
 
 
-@lru_cache(maxsize=16)
-def _arrived(number: int, opened: Callable[..., Any], *args: object) -> Any:
-    return opened(*args)
+@lru_cache(maxsize=4)
+def sent(value: Hashable) -> Sent | None:
+    """A value that arrives as itself; None if it cannot be sent, as a closure, or from here, where this is no Linux.
 
-
-def sent(value: object) -> Sent | None:
-    """A value that arrives as itself; None if it cannot be sent, as a closure, or from here, where this is no Linux."""
+    It is pickled once, so it must not change.
+    """
     try:
         pickled = pickle.dumps(value)
         memory = Sent(len(pickled), _unpickled)
@@ -69,17 +68,24 @@ def shared(shape: tuple[int, ...]) -> Sent:
     return Sent(int(np.prod(shape)), _mapped, shape)
 
 
-def _unpickled(path: str) -> Any:
+@lru_cache(maxsize=4)
+def _unpickled(number: int, path: str) -> Any:
     with open(path, "rb") as file:
         return pickle.load(file)
 
 
-def _mapped(path: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+@lru_cache(maxsize=16)
+def _mapped(number: int, path: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     return np.memmap(path, np.uint8, "r+", shape=shape)
 
 
 def ahead(
-    work: Callable[[Any, Part], Result], value: object, parts: Iterable[Part], *, ahead: int, threads: int | None = None
+    work: Callable[[Any, Part], Result],
+    value: Hashable,
+    parts: Iterable[Part],
+    *,
+    ahead: int,
+    threads: int | None = None,
 ) -> Generator[Result, None, None]:
     """``work(value, part)`` for each part, in order, as `refnet.parallel.ahead` does it, in so many processes.
 

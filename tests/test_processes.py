@@ -24,6 +24,10 @@ def times(factor, part):
     return factor * part, os.getpid()
 
 
+def identity(value, part):
+    return os.getpid(), id(value)
+
+
 def raising(value, part):
     if part == 3:
         raise ValueError(f"{value} and {part}")
@@ -51,9 +55,16 @@ def test_results_come_in_order_from_other_processes():
 def test_what_cannot_be_sent_stays_here():
     closure = functools.cache(lambda: 3)
     assert processes.sent(closure) is None
-    assert processes.sent([1, closure]) is None
+    assert processes.sent((1, closure)) is None
     found = list(processes.ahead(lambda f, part: (f() * part, os.getpid()), closure, range(4), ahead=1, threads=2))
     assert found == [(3 * i, os.getpid()) for i in range(4)]
+
+
+def test_what_is_sent_again_is_neither_pickled_nor_unpickled_again():
+    value = functools.partial(times, 3)
+    there = [each for _ in range(2) for each in processes.ahead(identity, value, range(8), ahead=2, threads=2)]
+    assert len(set(there)) <= 2
+    assert processes.sent(value) is processes.sent(value)
 
 
 def test_an_exception_comes_out_in_its_place():

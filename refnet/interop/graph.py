@@ -77,6 +77,21 @@ def build(name: str, shape: Shape, nodes: list[Node], source: str) -> Network:
     return Network(arch, builder.params, builder.outputs)
 
 
+def leading(nodes: list[Node], until: str) -> list[Node]:
+    """Those nodes that lead to the one called ``until``, or that makes a tensor of that name; it is the last of all.
+
+    ValueError names it where there is none.
+    """
+    if not nodes or until not in (nodes[-1].name, nodes[-1].output):
+        raise ValueError(f"it has no layer {until!r} for --until")
+    wanted, kept = {nodes[-1].output}, list[Node]()
+    for node in reversed(nodes):
+        if node.output in wanted:
+            wanted.update(node.inputs)
+            kept.insert(0, node)
+    return kept
+
+
 class _Builder:
     def __init__(self, nodes: list[Node]) -> None:
         self.users: dict[str, list[Node]] = {}

@@ -1,8 +1,11 @@
 """Weights in and out: round trips to the bit, PyTorch's exports, declared conventions, and files that lie."""
 
+import importlib.util
 import json
+import math
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -14,12 +17,23 @@ import h5py
 import numpy as np
 import pytest
 from conftest import oracle
-from fixtures import FORKED, OBLONG, assert_near, bits, images_for, noise, params_of, strongest_cell, without_norm
+from fixtures import (
+    FORKED,
+    OBLONG,
+    assert_near,
+    bits,
+    drawn,
+    images_for,
+    noise,
+    params_of,
+    strongest_cell,
+    without_norm,
+)
 
-from refnet import images, models, net, weights
-from refnet.arch import Arch, Conv, Dropout, Linear, Norm, Pool, Relu, flat
-from refnet.deconv import project, seeds
-from refnet.interop import caffe, check, conventions, graph, keras, layouts, onnx, pytorch
+from refnet import images, models, net, occlusion, weights
+from refnet.arch import Arch, Conv, Dropout, Flatten, Linear, Norm, Pool, Relu, SpatialNorm, flat
+from refnet.deconv import RULES, project, project_cells, seeds
+from refnet.interop import caffe, check, conventions, graph, keras, layouts, onnx, pytorch, zoo
 from refnet.interop.conventions import PRESETS, Inputs
 from refnet.interop.graph import Node
 from refnet.weights import Checkpoint
@@ -117,7 +131,7 @@ def test_keras_itself_gives_every_layer_as_we_do(arch, tmp_path, monkeypatch):
 
 
 def test_keras_has_no_lrn_and_pads_with_zeros(tmp_path):
-    with pytest.raises(ValueError, match="layer norm1: Keras has no normalisation across maps"):
+    with pytest.raises(ValueError, match="layer norm1: Keras has no normalisation across or within maps"):
         keras.write(tmp_path / "a.h5", checkpoint_of(TINY))
     signed = Arch("signed", (8, 8, 3), (Conv("conv1", 2, 3), Pool("pool1"), Linear("fc", 2)))
     with pytest.raises(ValueError, match="layer pool1: Keras pads pools with 0"):
@@ -136,12 +150,15 @@ def test_alpha_is_over_the_mean_outside_and_over_the_sum_here(tmp_path):
 # ------------------------------------------------------------------------------------- PyTorch
 
 
-@pytest.fixture(scope="module", params=["alexnet", "vgg11", "squeezenet1_1"])
+NETWORKS = {"alexnet": lambda: zoo.alexnet(64), "vgg11": lambda: zoo.vgg(11, 64), "squeezenet1_1": zoo.squeezenet}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
 def module(request):
     """A network with random weights, and what it gives for an image."""
-    torch, zoo = oracle("torch"), oracle("torchvision_like")
+    torch = oracle("torch")
     torch.manual_seed(0)
-    made = getattr(zoo, request.param)(*([64] if request.param != "squeezenet1_1" else [])).eval()
+    made = NETWORKS[request.param]().eval()
     x = torch.tensor(images_for(models.ZFNET, 1, dtype="float32").transpose(0, 3, 1, 2)).contiguous()
     with torch.no_grad():
         return made, x, made(x).numpy()
@@ -175,9 +192,9 @@ def test_state_dicts(module, suffix, tmp_path):
 
 
 def test_batch_normalisation_is_folded(tmp_path):
-    torch, zoo = oracle("torch"), oracle("torchvision_like")
+    torch = oracle("torch")
     torch.manual_seed(0)
-    made = zoo.vgg11(32, normed=True)
+    made = zoo.vgg(11, 32, normed=True)
     x = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         made.train()(x)  # so that means and variances are not those of the start
@@ -191,7 +208,7 @@ def test_batch_normalisation_is_folded(tmp_path):
 def test_projections_from_inside_a_path_are_captums(name, tmp_path):
     torch, attr = oracle("torch"), oracle("captum.attr")
     torch.manual_seed(0)
-    made = oracle("torchvision_like").squeezenet1_1().eval()
+    made = zoo.squeezenet().eval()
     torch.save(made.state_dict(), tmp_path / "a.pt")
     found = pytorch.read(tmp_path / "a.pt")
     x = images_for(models.ZFNET, 1, dtype="float32")
@@ -201,6 +218,54 @@ def test_projections_from_inside_a_path_are_captums(name, tmp_path):
     images_in = torch.tensor(x.transpose(0, 3, 1, 2)).requires_grad_()
     theirs = attr.NeuronDeconvolution(made, made.get_submodule(name)).attribute(images_in, (m, row, col))
     assert_near(r, y[0, row, col, m] * theirs.detach().numpy().transpose(0, 2, 3, 1), 1e-4)
+
+
+STATE_DICTS = {
+    "alexnet": lambda: zoo.alexnet(64, 10), "vgg11": lambda: zoo.vgg(11, 16, 10),
+    "vgg11_bn": lambda: zoo.vgg(11, 16, 10, normed=True), "vgg19": lambda: zoo.vgg(19, 16, 10),
+    "squeezenet1_0": lambda: zoo.squeezenet("1.0", 10), "squeezenet1_1": lambda: zoo.squeezenet("1.1", 10),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*STATE_DICTS, *(pytest.param(n, marks=pytest.mark.slow) for n in ("vgg13", "vgg16"))])
+def test_torch_gives_every_layer_of_a_state_dict_as_we_do(name, tmp_path):
+    torch = oracle("torch")
+    torch.manual_seed(0)
+    made = STATE_DICTS[name]() if name in STATE_DICTS else zoo.vgg(int(name[3:]), 16, 10)
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # not as at the start
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.uniform_(module.running_mean, -1, 1)
+    torch.save({"state_dict": {f"module.{key}": a for key, a in made.state_dict().items()}}, tmp_path / "a.pth")
+    found, inputs = pytorch.read(tmp_path / "a.pth"), PRESETS["torchvision"]
+    ck, run = conventions.checkpoint(found, inputs), check.runner(tmp_path / "a.pth", found)
+    off = check.differences(found, ck, inputs, run, noise(1, 224))
+    assert len(off) >= len([a for a in flat(ck.arch.layers) if not isinstance(a, Flatten)]) and check.worst(off) < 1e-5
+    ck.params[next(iter(ck.params))]["b"] += 0.1
+    assert check.worst(check.differences(found, ck, inputs, run, noise(1, 224))) > check.MOST
+
+
+def test_a_state_dict_of_none_of_these_networks_is_not_compared(tmp_path):
+    torch = oracle("torch")
+    tensors = zoo.alexnet(64, 10).state_dict()
+    with pytest.raises(ValueError, match="4 convolutions and 3 linear layers make none of torchvision's networks"):
+        zoo.like({key: a for key, a in tensors.items() if not key.startswith("features.0")})
+    with pytest.raises(ValueError, match=r"its tensors are not torchvision's: .*features.3"):
+        zoo.like(tensors | {"features.3.weight": torch.zeros(192, 64, 3, 3)})
+
+
+def test_what_cannot_be_compared_is_never_near():
+    arch = Arch("a", (4, 4, 3), (Conv("conv1", 2, 1), Relu("relu1")))
+    ck = Checkpoint(arch, params_of(arch, dtype="float32"), np.zeros(arch.input, np.float32))
+    found = graph.Network(arch, ck.params, {"conv1": "conv1", "relu1": "relu1"})
+    y = net.predict(arch, ck.params, noise(1, 4).astype("float32"))
+
+    def off(**theirs):
+        return check.worst(check.differences(found, ck, Inputs(), lambda x: theirs, noise(1, 4)))
+
+    assert off(relu1=y) < 1e-5 < off(relu1=y + 1)
+    assert off() == off(relu1=y, conv1=y[:, :3]) == np.inf
+    assert np.isnan(off(relu1=y, conv1=y * np.nan)) and np.isnan(off(conv1=y * np.nan, relu1=y))
 
 
 class Evil:
@@ -343,6 +408,236 @@ def test_a_caffemodel_without_its_size_says_where_it_should_stand(tmp_path):
         caffe.read(tmp_path / "a.caffemodel")
 
 
+# ------------------------------------------------------------------------------------- Caffe: ZF of Faster R-CNN
+
+# Numbers of fields in caffe.proto: a layer's messages of parameters, and what stands in each.
+MESSAGES = {
+    "convolution_param": (106, {"num_output": 1, "pad": 3, "kernel_size": 4, "stride": 6}),
+    "lrn_param": (118, {"local_size": 1, "alpha": 2, "beta": 3, "norm_region": 4}),
+    "pooling_param": (121, {"pool": 1, "kernel_size": 2, "stride": 3, "pad": 4}),
+    "inner_product_param": (117, {"num_output": 1}),
+}
+ENUMS = {"MAX": 0, "WITHIN_CHANNEL": 1}
+
+
+def conv_of(name, bottom, maps, size, pad, stride=1):
+    how = {"num_output": maps, "kernel_size": size, "pad": pad, "stride": stride}
+    return name, "Convolution", [bottom], [name], {"convolution_param": how}
+
+
+def relu_of(name, blob):
+    return name, "ReLU", [blob], [blob], {}
+
+
+def norm_of(name, bottom):
+    how = {"local_size": 3, "alpha": 5e-5, "beta": 0.75, "norm_region": "WITHIN_CHANNEL"}
+    return name, "LRN", [bottom], [name], {"lrn_param": how}
+
+
+def pool_of(name, bottom, pad=1):
+    how = {"kernel_size": 3, "stride": 2, "pad": pad, "pool": "MAX"}
+    return name, "Pooling", [bottom], [name], {"pooling_param": how}
+
+
+def fc_of(name, bottom, units):
+    return name, "InnerProduct", [bottom], [name], {"inner_product_param": {"num_output": units}}
+
+
+# The layers, names and constants of ZF in the py-faster-rcnn repository (models/pascal_voc/ZF).
+ZF = [
+    conv_of("conv1", "data", 96, 7, 3, 2), relu_of("relu1", "conv1"), norm_of("norm1", "conv1"),
+    pool_of("pool1", "norm1"),
+    conv_of("conv2", "pool1", 256, 5, 2, 2), relu_of("relu2", "conv2"), norm_of("norm2", "conv2"),
+    pool_of("pool2", "norm2"),
+    conv_of("conv3", "pool2", 384, 3, 1), relu_of("relu3", "conv3"),
+    conv_of("conv4", "conv3", 384, 3, 1), relu_of("relu4", "conv4"),
+    conv_of("conv5", "conv4", 256, 3, 1), relu_of("relu5", "conv5"),
+]  # fmt: skip
+# As an ImageNet classifier, but with 32 units where it has 4096.
+ZF_CLASSIFIER = [
+    *ZF, pool_of("pool5", "conv5", pad=0),
+    fc_of("fc6", "pool5", 32), relu_of("relu6", "fc6"), ("drop6", "Dropout", ["fc6"], ["fc6"], {}),
+    fc_of("fc7", "fc6", 32), relu_of("relu7", "fc7"), fc_of("fc8", "fc7", 1000),
+    ("prob", "Softmax", ["fc8"], ["prob"], {}),
+]  # fmt: skip
+# As a detector: proposals, and regions pooled from the same maps. Caffe stores the split that two readers need.
+ZF_DETECTOR = [
+    *ZF, ("conv5_relu5_0_split", "Split", ["conv5"], ["conv5_relu5_0_split_0", "conv5_relu5_0_split_1"], {}),
+    conv_of("rpn_conv/3x3", "conv5_relu5_0_split_0", 256, 3, 1), relu_of("rpn_relu/3x3", "rpn_conv/3x3"),
+    conv_of("rpn_cls_score", "rpn_conv/3x3", 18, 1, 0), conv_of("rpn_bbox_pred", "rpn_conv/3x3", 36, 1, 0),
+    ("rpn_cls_score_reshape", "Reshape", ["rpn_cls_score"], ["rpn_cls_score_reshape"], {}),
+    ("rpn_cls_prob", "Softmax", ["rpn_cls_score_reshape"], ["rpn_cls_prob"], {}),
+    ("proposal", "Python", ["rpn_cls_prob", "rpn_bbox_pred", "im_info"], ["rois"], {}),
+    ("roi_pool_conv5", "ROIPooling", ["conv5_relu5_0_split_1", "rois"], ["roi_pool_conv5"], {}),
+    fc_of("fc6", "roi_pool_conv5", 32), fc_of("cls_score", "fc6", 21), fc_of("bbox_pred", "fc6", 84),
+]  # fmt: skip
+
+
+def prototxt(layers, inputs=("data",)):
+    """The text of a network for images of 224; Caffe's own has no splits."""
+    lines = ['name: "ZF"']
+    for each in inputs:
+        dims = (1, 3, 224, 224) if each == "data" else (1, 3)
+        lines.append(f'input: "{each}"\ninput_shape {{ {" ".join(f"dim: {n}" for n in dims)} }}')
+    for name, kind, bottoms, tops, messages in layers:
+        if kind == "Split":
+            continue
+        read = [re.sub(r"_relu5_0_split_\d", "", each) for each in bottoms]
+        blobs = [f'bottom: "{each}"' for each in read] + [f'top: "{each}"' for each in tops]
+        more = [f"{key} {{ {' '.join(f'{k}: {v}' for k, v in how.items())} }}" for key, how in messages.items()]
+        lines.append(f'layer {{ name: "{name}" type: "{kind}" {" ".join(blobs + more)} }}  # {kind}')
+    return "\n".join(lines)
+
+
+def stored(layers):
+    """The bytes of a .caffemodel with random weights for the layers, and these weights in refnet's layouts."""
+    shapes, weights = {"data": (224, 224, 3)}, {}
+    # What a training leaves in the file: a layer without bottoms that reads images.
+    messages = [field(1, "ZF"), layer("input-data", "Python", [], "data", field(4, "im_info"), field(4, "gt_boxes"))]
+    for number, (name, kind, bottoms, tops, how) in enumerate(layers):
+        h, w, c = shapes.get(bottoms[0], (6, 6, 256))
+        parts, values = [], {key: value for each in how.values() for key, value in each.items()}
+        if kind == "Convolution":
+            size, pad, stride, m = (values[key] for key in ("kernel_size", "pad", "stride", "num_output"))
+            wide = drawn((size, size, c, m), number, 9000) * math.sqrt(6 / (size * size * c))
+            h, w, c = *((n + 2 * pad - size) // stride + 1 for n in (h, w)), m
+        elif kind == "Pooling":
+            h, w = (-(-(n + 2 * values["pad"] - 3) // 2) + 1 for n in (h, w))
+        elif kind == "InnerProduct":
+            wide = drawn((h * w * c, values["num_output"]), number, 9000) * math.sqrt(6 / (h * w * c))
+        if kind in ("Convolution", "InnerProduct"):
+            wide, bias = wide.astype("float32"), drawn(wide.shape[-1:], number, 9001).astype("float32")
+            weights[name] = {"w": wide, "b": bias}
+            if wide.ndim == 2:
+                maps_first = wide.reshape(h, w, c, -1).transpose(3, 2, 0, 1).reshape(wide.shape[::-1])
+                h, w, c = 1, 1, wide.shape[-1]
+            else:
+                maps_first = wide.transpose(3, 2, 0, 1)
+            parts = [blob(maps_first), blob(bias)]
+        shapes |= dict.fromkeys(tops, (h, w, c))
+        for key, each in how.items():
+            number_of, fields = MESSAGES[key]
+            parts.append(field(number_of, b"".join(field(fields[k], ENUMS.get(v, v)) for k, v in each.items())))
+        messages.append(layer(name, kind, bottoms, tops[0], *(field(4, each) for each in tops[1:]), *parts))
+    return b"".join(messages), weights
+
+
+def zf_arch(*more):
+    """What ZF is here: alpha over the 9 cells' sum."""
+    norm = {"size": 3, "alpha": float(str(np.float32(5e-5 / 9))), "beta": 0.75}
+    return Arch("ZF", (224, 224, 3), (
+        Conv("conv1", 96, 7, 2, 3), Relu("relu1"), SpatialNorm("norm1", **norm), Pool("pool1", pad=1),
+        Conv("conv2", 256, 5, 2, 2), Relu("relu2"), SpatialNorm("norm2", **norm), Pool("pool2", pad=1),
+        Conv("conv3", 384, 3, pad=1), Relu("relu3"), Conv("conv4", 384, 3, pad=1), Relu("relu4"),
+        Conv("conv5", 256, 3, pad=1), Relu("relu5"), *more,
+    ))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def zf_classifier(tmp_path_factory):
+    path = tmp_path_factory.mktemp("zf") / "ZF.v2.caffemodel"
+    data, p = stored(ZF_CLASSIFIER)
+    path.write_bytes(data)
+    path.with_suffix(".prototxt").write_text(prototxt(ZF_CLASSIFIER))
+    return path, p
+
+
+@pytest.fixture(scope="module")
+def zf_detector(tmp_path_factory):
+    path = tmp_path_factory.mktemp("zf") / "ZF_faster_rcnn_final.caffemodel"
+    data, p = stored(ZF_DETECTOR)
+    path.write_bytes(data)
+    path.with_suffix(".prototxt").write_text(prototxt(ZF_DETECTOR, ("data", "im_info")))
+    return path, p
+
+
+def test_zf_the_classifier_becomes_its_layers_to_the_bit(zf_classifier):
+    path, p = zf_classifier
+    found = caffe.read(path)
+    assert found.arch == zf_arch(
+        Pool("pool5"), Linear("fc6", 32), Relu("relu6"), Dropout("drop6"), Linear("fc7", 32), Relu("relu7"),
+        Linear("fc8", 1000),
+    )  # fmt: skip
+    assert all_bits(found.params) == all_bits(p)
+    with pytest.raises(ValueError, match="it has no layer 'relu8' for --until"):
+        caffe.read(path, "relu8")
+
+
+def test_zf_the_detector_is_taken_up_to_a_layer(zf_detector):
+    path, p = zf_detector
+    with pytest.raises(
+        ValueError, match=r"^layer rpn_cls_score_reshape: refnet has no layer for Reshape; --until takes"
+    ):
+        caffe.read(path)
+    found = caffe.read(path, "relu5")
+    assert found.arch == zf_arch()
+    assert all_bits(found.params) == {name: bits(p[name]) for name in found.params}
+    branch = caffe.read(path, "rpn_cls_score")  # the way there, and not what else is read from the same maps
+    assert [each.name for each in branch.arch.layers[-3:]] == ["rpn_conv_3x3", "rpn_relu_3x3", "rpn_cls_score"]
+    with pytest.raises(ValueError, match="layer rpn_cls_score_reshape: refnet has no layer for Reshape"):
+        caffe.read(path, "cls_score")
+
+
+@pytest.mark.parametrize("until", [None, "relu5"])
+def test_opencv_gives_every_layer_of_zf_as_we_do(until, zf_classifier, zf_detector):
+    oracle("cv2")
+    path, _ = zf_classifier if until is None else zf_detector
+    found, inputs = caffe.read(path, until), PRESETS["caffe"]
+    ck, run = conventions.checkpoint(found, inputs), check.runner(path, found, until)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *ck.arch.input)).astype(np.uint8)
+    off = check.differences(found, ck, inputs, run, pixels)
+    assert len(off) == len(ck.arch.layers) and max(off.values()) < 1e-5
+    across = replace(found, arch=replace(found.arch, layers=tuple(
+        Norm(each.name, 3, 1.0, each.alpha * 3, each.beta) if isinstance(each, SpatialNorm) else each
+        for each in found.arch.layers
+    )))  # fmt: skip
+    assert max(check.differences(across, conventions.checkpoint(across, inputs), inputs, run, pixels).values()) > 1e-3
+
+
+def test_what_works_on_zfnet_works_on_zf(zf_classifier, tmp_path):
+    """Projections, occlusion, the file, and there and back by ONNX."""
+    oracle("onnxruntime")
+    path, _ = zf_classifier
+    found = caffe.read(path)
+    ck = conventions.checkpoint(found, PRESETS["caffe"])
+    weights.save(tmp_path / "zf.h5", ck)
+    assert weights.load(tmp_path / "zf.h5").arch == ck.arch and "spatialnorm" in str(ck.arch)
+    x = images.normalise(noise(1, 224), ck.mean, ck.scale)
+    y, trace = net.forward(ck.arch, ck.params, x, stop="relu5")
+    row, col, m = strongest_cell(y)
+    for rules in RULES.values():
+        r, boxes = project_cells(trace, ck.params, y, *(np.array([n]) for n in (0, m, row, col)), rules=rules)
+        assert max(boxes.size) <= ck.arch.field("relu5").size and np.abs(r).max() > 0
+        whole = net.back_through(trace, ck.params, seeds(y, [0], [m], [row], [col]), rules=rules)
+        top, left = boxes.origin[0]
+        assert_near(r, whole[:, top : top + boxes.size[0], left : left + boxes.size[1]], 1e-4)
+    sweep = occlusion.slide(ck.arch, ck.params, x[0], square=60, step=80)
+    masked = x.copy()
+    masked[0, sweep.rows[1] : sweep.rows[1] + 60, sweep.cols[2] : sweep.cols[2] + 60] = 0
+    assert_near(sweep.logits[1, 2], net.predict(ck.arch, ck.params, masked)[0], 1e-4)
+    onnx.write(tmp_path / "zf.onnx", ck)
+    again = onnx.read(tmp_path / "zf.onnx")
+    assert again.arch.shapes() == ck.arch.shapes() and all_bits(again.params) == all_bits(ck.params)
+    assert again.arch.layers[2] == ck.arch.layers[2]
+    inputs = Inputs(**again.declared)
+    imported, run = conventions.checkpoint(again, inputs), check.runner(tmp_path / "zf.onnx", again)
+    off = check.differences(again, imported, inputs, run, noise(2, 224))
+    assert len(off) == len(ck.arch.layers) and max(off.values()) < 1e-5
+
+
+def test_convert_takes_zf_up_to_a_layer_and_compares(zf_detector, tmp_path):
+    oracle("cv2")
+    path, _ = zf_detector
+    done = convert(path, tmp_path / "zf.h5", "--preprocess", "caffe")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "layer rpn_cls_score_reshape: refnet has no layer for Reshape; --until takes" in done.stderr
+    done = convert(path, tmp_path / "zf.h5", "--preprocess", "caffe", "--until", "relu5")
+    assert done.returncode == 0 and "\nnorm2  " in done.stdout and "not compared" not in done.stdout, done.stderr
+    again = convert("--check", path, tmp_path / "zf.h5", "--until", "relu5")
+    assert again.returncode == 0 and "\nrelu5  " in again.stdout
+    assert weights.load(tmp_path / "zf.h5").arch == zf_arch()
+
+
 # ------------------------------------------------------------------------------------- files that lie
 
 
@@ -445,8 +740,7 @@ def written(kind, folder):
         return path, caffe.read
     if kind == "pt":
         torch = oracle("torch")
-        zoo = oracle("torchvision_like")
-        torch.save(zoo.squeezenet1_1().state_dict(), path)
+        torch.save(zoo.squeezenet().state_dict(), path)
         return path, pytorch.read
     if kind == "onnx":
         oracle("onnx")
@@ -517,9 +811,10 @@ def test_convert_wants_to_be_told_what_the_inputs_are(tmp_path):
     assert done.returncode == 2 and "it does not say what its inputs are" in done.stderr
     done = convert(tmp_path / "a.caffemodel", tmp_path / "a.h5", "--preprocess", "caffe", "--side", "24")
     assert done.returncode == 0 and "by the preset caffe: BGR of 0..255, less 104 117 123" in done.stdout
-    assert "not compared: nothing here runs such a file" in done.stdout
+    reason = "OpenCV cannot run it: " if importlib.util.find_spec("cv2") else "comparing needs the package opencv"
+    assert f"not compared: {reason}" in done.stdout  # the prototxt has no layers
     asked = convert("--check", tmp_path / "a.caffemodel", tmp_path / "a.h5", "--preprocess", "caffe")
-    assert asked.returncode == 2 and "it cannot be compared: nothing here runs such a file" in asked.stderr
+    assert asked.returncode == 2 and f"it cannot be compared: {reason}" in asked.stderr
     assert weights.load(tmp_path / "a.h5").mean.shape == (24, 24, 3)
 
 

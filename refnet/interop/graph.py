@@ -39,7 +39,8 @@ class Node:
 class Network:
     """What a reader found: ``outputs`` has the source's tensor for each layer's output.
 
-    ``declared`` is what the file says of its inputs, as `refnet.interop.conventions.Inputs` takes it.
+    ``declared`` is what the file says of its inputs, as `refnet.interop.conventions.Inputs` takes it. ``maps_first``:
+    the source flattens maps in (map, row, column) order.
     """
 
     arch: Arch
@@ -47,6 +48,7 @@ class Network:
     outputs: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     declared: dict[str, Any] = field(default_factory=dict)
+    maps_first: bool = True
 
 
 def build(name: str, shape: Shape, nodes: list[Node], source: str) -> Network:

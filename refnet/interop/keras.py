@@ -7,6 +7,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def _network(config: Any, weights: dict[str, list[np.ndarray]], until: str | Non
         raise ValueError(f"zeros are padded to {next(iter(pads))}, which only convolutions and pools can take")
     if shape is None or len(shape) != 3 or not all(type(n) is int and 0 < n < 1 << 14 for n in shape):
         raise ValueError(f"its input is {shape}; it needs (rows, columns, colours)")
-    return graph.build(str(config["config"].get("name", "keras")), shape, nodes, source)
+    return replace(graph.build(str(config["config"].get("name", "keras")), shape, nodes, source), maps_first=False)
 
 
 def _inbound(layer: dict[str, Any]) -> list[str]:

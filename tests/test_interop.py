@@ -147,6 +147,93 @@ def test_alpha_is_over_the_mean_outside_and_over_the_sum_here(tmp_path):
     assert onnx.read(tmp_path / "a.onnx").arch.layers[0] == arch.layers[0]
 
 
+# ------------------------------------------------------------------------------------- zfnet512 of ONNX's zoo
+
+
+def zfnet512(path, units):
+    """The zoo's graph (Caffe2's, opset 9) with random weights; ``units`` are 4096 and 1024 there."""
+    package = oracle("onnx")
+    helper, nodes, tensors, inputs = package.helper, [], [], [("data_0", (1, 3, 224, 224))]
+
+    def add(kind, x, y, *names, **how):
+        nodes.append(helper.make_node(kind, [f"gpu_0/{x}", *names], [f"gpu_0/{y}"], **how))
+
+    def weighted(kind, x, name, shape, y=None, **how):
+        number, bound = len(tensors), math.sqrt(6 / math.prod(shape[1:]))
+        for key, array in (("w", bound * drawn(shape, number, 9000)), ("b", drawn(shape[:1], number, 9001))):
+            tensors.append(package.numpy_helper.from_array(array.astype("float32"), f"gpu_0/{name}_{key}_0"))
+            inputs.append((f"{name}_{key}_0", array.shape))
+        add(kind, x, y or f"{name}_1", f"gpu_0/{name}_w_0", f"gpu_0/{name}_b_0", **how)
+
+    def conv(x, name, shape, stride, pad):
+        size = list(shape[2:])
+        weighted("Conv", x, name, shape, kernel_shape=size, strides=[stride] * 2, pads=[pad] * 4)
+        add("Relu", f"{name}_1", f"{name}_2")
+
+    def normed_and_pooled(number):
+        add("LRN", f"conv{number}_2", f"norm{number}_1", alpha=5e-4, beta=0.75, bias=2.0, size=5)
+        add("MaxPool", f"norm{number}_1", f"pool{number}_1", kernel_shape=[3, 3], strides=[2, 2], pads=[0] * 4)
+
+    conv("data_0", "conv1", (96, 3, 7, 7), 2, 0)
+    normed_and_pooled(1)
+    conv("pool1_1", "conv2", (256, 96, 5, 5), 2, 0)
+    normed_and_pooled(2)
+    conv("pool2_1", "conv3", (512, 256, 3, 3), 1, 1)
+    conv("conv3_2", "conv4", (512, 512, 3, 3), 1, 1)
+    conv("conv4_2", "conv5", (512, 512, 3, 3), 1, 1)
+    add("MaxPool", "conv5_2", "pool5_1", kernel_shape=[2, 2], strides=[2, 2], pads=[0] * 4)
+    tensors.append(package.numpy_helper.from_array(np.array([1, 18432]), "OC2_DUMMY_1"))
+    nodes.append(helper.make_node("Reshape", ["gpu_0/pool5_1", "OC2_DUMMY_1"], ["OC2_DUMMY_0"]))
+    weighted("Gemm", "pool5_1", "fc6", (units[0], 18432), transB=1)
+    nodes[-1].input[0] = "OC2_DUMMY_0"
+    add("Relu", "fc6_1", "fc6_2")
+    weighted("Gemm", "fc6_2", "fc7", (units[1], units[0]), transB=1)
+    add("Relu", "fc7_1", "fc7_2")
+    weighted("Gemm", "fc7_2", "fc8", (1000, units[1]), "pred_1", transB=1)
+    add("Softmax", "pred_1", "softmax_1")
+    # As in files of these days, the weights are inputs too.
+    takes = [helper.make_tensor_value_info(f"gpu_0/{name}", 1, shape) for name, shape in inputs]
+    takes.append(helper.make_tensor_value_info("OC2_DUMMY_1", 7, (2,)))
+    gives = [helper.make_tensor_value_info("gpu_0/softmax_1", 1, (1, 1000))]
+    made = helper.make_graph(nodes, "zfnet512", takes, gives, tensors)
+    package.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 9)], ir_version=3), path)
+
+
+def test_zfnet512_of_onnxs_zoo(tmp_path):
+    oracle("onnxruntime")
+    zfnet512(tmp_path / "zfnet512-9.onnx", (64, 32))
+    found, inputs = onnx.read(tmp_path / "zfnet512-9.onnx"), PRESETS["caffe"]
+    ck = conventions.checkpoint(found, inputs)
+    # The paper's constants, and Caffe2's tensors for names.
+    assert ck.arch.layers[2] == Norm("gpu_0_norm1_1", 5, 2.0, 1e-4, 0.75)
+    shapes = ck.arch.shapes()
+    assert [shapes[f"gpu_0_{name}"] for name in ("conv1_1", "pool1_1", "conv2_1", "conv5_2", "pool5_1", "pred_1")] == [
+        (109, 109, 96), (54, 54, 96), (25, 25, 256), (12, 12, 512), (6, 6, 512), (1000,)
+    ]  # fmt: skip
+    off = check.differences(found, ck, inputs, check.runner(tmp_path / "zfnet512-9.onnx", found), noise(2, 224))
+    assert len(off) == len(ck.arch.layers) and check.worst(off) < 1e-5
+    assert_seen_into(ck, "gpu_0_conv5_2")
+    onnx.write(tmp_path / "again.onnx", ck)
+    again = onnx.read(tmp_path / "again.onnx")
+    assert again.arch.layers == ck.arch.layers and all_bits(again.params) == all_bits(ck.params)
+
+
+def assert_seen_into(ck, layer):
+    """A projection by boxes is that of whole maps, and a square's logits are the network's own."""
+    x = images.normalise(noise(1, ck.arch.side), ck.mean, ck.scale)
+    y, trace = net.forward(ck.arch, ck.params, x, stop=layer)
+    row, col, m = strongest_cell(y)
+    for rules in RULES.values():
+        r, boxes = project_cells(trace, ck.params, y, *(np.array([n]) for n in (0, m, row, col)), rules=rules)
+        assert max(boxes.size) <= ck.arch.field(layer).size and np.abs(r).max() > 0
+        whole = net.back_through(trace, ck.params, seeds(y, [0], [m], [row], [col]), rules=rules)
+        top, left = boxes.origin[0]
+        assert_near(r, whole[:, top : top + boxes.size[0], left : left + boxes.size[1]], 1e-4)
+    sweep = occlusion.slide(ck.arch, ck.params, x[0], square=60, step=80)
+    x[0, sweep.rows[1] : sweep.rows[1] + 60, sweep.cols[2] : sweep.cols[2] + 60] = 0
+    assert_near(sweep.logits[1, 2], net.predict(ck.arch, ck.params, x)[0], 1e-4)
+
+
 # ------------------------------------------------------------------------------------- PyTorch
 
 
@@ -602,19 +689,7 @@ def test_what_works_on_zfnet_works_on_zf(zf_classifier, tmp_path):
     ck = conventions.checkpoint(found, PRESETS["caffe"])
     weights.save(tmp_path / "zf.h5", ck)
     assert weights.load(tmp_path / "zf.h5").arch == ck.arch and "spatialnorm" in str(ck.arch)
-    x = images.normalise(noise(1, 224), ck.mean, ck.scale)
-    y, trace = net.forward(ck.arch, ck.params, x, stop="relu5")
-    row, col, m = strongest_cell(y)
-    for rules in RULES.values():
-        r, boxes = project_cells(trace, ck.params, y, *(np.array([n]) for n in (0, m, row, col)), rules=rules)
-        assert max(boxes.size) <= ck.arch.field("relu5").size and np.abs(r).max() > 0
-        whole = net.back_through(trace, ck.params, seeds(y, [0], [m], [row], [col]), rules=rules)
-        top, left = boxes.origin[0]
-        assert_near(r, whole[:, top : top + boxes.size[0], left : left + boxes.size[1]], 1e-4)
-    sweep = occlusion.slide(ck.arch, ck.params, x[0], square=60, step=80)
-    masked = x.copy()
-    masked[0, sweep.rows[1] : sweep.rows[1] + 60, sweep.cols[2] : sweep.cols[2] + 60] = 0
-    assert_near(sweep.logits[1, 2], net.predict(ck.arch, ck.params, masked)[0], 1e-4)
+    assert_seen_into(ck, "relu5")
     onnx.write(tmp_path / "zf.onnx", ck)
     again = onnx.read(tmp_path / "zf.onnx")
     assert again.arch.shapes() == ck.arch.shapes() and all_bits(again.params) == all_bits(ck.params)

@@ -38,7 +38,7 @@ def read(path: Path, until: str | None = None) -> Network:
     normed = within.found(content.node, constants, lambda node: _attributes(onnx, node))
     for index, each in enumerate(content.node):
         # It goes into messages of one line, and is bytes where it is no UTF-8.
-        name = " ".join(str(each.name).split()) or f"{each.op_type}_{index}"
+        name = " ".join(str(each.name or next(iter(each.output), "")).split()) or f"{each.op_type}_{index}"
         attributes = _attributes(onnx, each)
         try:
             if each.op_type == "Constant":
@@ -181,7 +181,7 @@ def _node(name: str, node: Any, attributes: dict[str, Any], constants: dict[str,
     if kind == "LRN":
         n = attributes["size"]
         alpha, beta, k = attributes.get("alpha", 1e-4), attributes.get("beta", 0.75), attributes.get("bias", 1.0)
-        return Node(name, x, output, lambda shape: Norm(layer, n, _short(k), _short(alpha / n), _short(beta)))
+        return Node(name, x, output, lambda shape: Norm(layer, n, _short(k), _short(_short(alpha) / n), _short(beta)))
     if kind in ("Gemm", "MatMul"):
         w = weights[0].T if attributes.get("transB") else weights[0]
         if attributes.get("alpha", 1) != 1 or attributes.get("beta", 1) != 1 or attributes.get("transA") or w.ndim != 2:

@@ -69,7 +69,13 @@ def _layer(
     fits = attributes(average) == _window(size) and list(square.input) == [quotient.input[0]] * 2
     if not fits or size % 2 == 0 or not len(beta) == len(one) == len(factor) == 1 or one[0] != 1:
         return None
-    return SpatialNorm(quotient.name or quotient.output[0], size, float(str(factor[0] / size**2)), float(str(beta[0])))
+    alpha = factor.dtype.type(_short(factor[0]) / size**2)
+    return SpatialNorm(quotient.name or quotient.output[0], size, _short(alpha), _short(beta[0]))
+
+
+def _short(value: Any) -> float:
+    """The shortest decimal that is this number of its type."""
+    return float(str(value))
 
 
 def _node(layer: SpatialNorm, x: str, output: str) -> Node:

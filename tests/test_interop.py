@@ -255,16 +255,39 @@ def our_logits(found, x):
     return net.predict(found.arch, found.params, np.ascontiguousarray(x.numpy().transpose(0, 2, 3, 1)))
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("dynamo", [True, False])
-def test_pytorchs_own_exporter(module, dynamo, tmp_path):
-    torch = oracle("torch")
+def exported(made, x, path, *, dynamo=True):
+    """A module as PyTorch's own exporter writes it, by default with its weights in a file beside."""
     oracle("onnx")
     if dynamo:
         pytest.importorskip("onnxscript")
+    oracle("torch").onnx.export(made, (x,), str(path), dynamo=dynamo)
+    assert path.with_name(f"{path.name}.data").exists() == dynamo
+    return onnx.read(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_pytorchs_own_exporter(module, dynamo, tmp_path):
     made, x, logits = module
-    torch.onnx.export(made, (x,), str(tmp_path / "a.onnx"), dynamo=dynamo)
-    assert_near(our_logits(onnx.read(tmp_path / "a.onnx"), x), logits, 1e-5)
+    assert_near(our_logits(exported(made, x, tmp_path / "a.onnx", dynamo=dynamo), x), logits, 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_projections_from_every_convolution_are_captums(module, tmp_path):
+    """Of the networks that PyTorch exports; from inside a fire module's paths as well."""
+    attr = oracle("captum.attr")
+    made, x, _ = module
+    found, ours = exported(made, x, tmp_path / "a.onnx"), np.ascontiguousarray(x.numpy().transpose(0, 2, 3, 1))
+    convs = [name for name, each in made.named_modules() if type(each).__name__ == "Conv2d"]
+    assert len(convs) == len([each for each in flat(found.arch.layers) if isinstance(each, Conv)]) > 4
+    for name in convs:
+        y, trace = net.forward(found.arch, found.params, ours, stop=name.replace(".", "_"))
+        row, col, m = strongest_cell(y)
+        r = project(trace, found.params, seeds(y, [0], [m], [row], [col]))
+        theirs = attr.NeuronDeconvolution(made, made.get_submodule(name)).attribute(
+            x.clone().requires_grad_(), (m, row, col)
+        )
+        assert_near(r, y[0, row, col, m] * theirs.detach().numpy().transpose(0, 2, 3, 1), 1e-4, name)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "pth", "safetensors"])
@@ -288,23 +311,6 @@ def test_batch_normalisation_is_folded(tmp_path):
         logits = made.eval()(x).numpy()
     torch.save(made.state_dict(), tmp_path / "a.pth")
     assert_near(our_logits(pytorch.read(tmp_path / "a.pth"), x), logits, 1e-4)
-
-
-@pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU:UserWarning")
-@pytest.mark.parametrize("name", ["features.3.expand3x3", "features.7.squeeze", "features.12.expand1x1"])
-def test_projections_from_inside_a_path_are_captums(name, tmp_path):
-    torch, attr = oracle("torch"), oracle("captum.attr")
-    torch.manual_seed(0)
-    made = zoo.squeezenet().eval()
-    torch.save(made.state_dict(), tmp_path / "a.pt")
-    found = pytorch.read(tmp_path / "a.pt")
-    x = images_for(models.ZFNET, 1, dtype="float32")
-    y, trace = net.forward(found.arch, found.params, x, stop=name.replace(".", "_"))
-    row, col, m = strongest_cell(y)
-    r = project(trace, found.params, seeds(y, [0], [m], [row], [col]))
-    images_in = torch.tensor(x.transpose(0, 3, 1, 2)).requires_grad_()
-    theirs = attr.NeuronDeconvolution(made, made.get_submodule(name)).attribute(images_in, (m, row, col))
-    assert_near(r, y[0, row, col, m] * theirs.detach().numpy().transpose(0, 2, 3, 1), 1e-4)
 
 
 STATE_DICTS = {

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from refnet import images, top
-from refnet.arch import Arch, Conv
+from refnet.arch import Arch, Branch, Conv, flat
 from refnet.datasets import Dataset
 from refnet.report import maps, samples, training
 from refnet.report.encode import picture, script, tiles
@@ -174,14 +173,15 @@ def _evolution(
 
 def table(arch: Arch) -> list[dict[str, Any]]:
     """Every layer as the page draws it: name, kind, output, receptive field and parameters."""
-    shapes, params = arch.shapes(), arch.param_shapes()
+    shapes, params, maps_of = arch.shapes(), arch.param_shapes(), top.rectifiers(arch)
     rows = []
-    for layer in arch.layers:
+    for layer in flat(arch.layers):
         shape = shapes[layer.name]
         seen = arch.field(layer.name) if len(shape) == 3 else None
         rows.append(
             {
-                **asdict(layer),
+                **({"name": layer.name} if isinstance(layer, Branch) else asdict(layer)),
+                **({"maps": maps_of[layer.name]} if layer.name in maps_of else {}),
                 "kind": type(layer).__name__.lower(),
                 "shape": shape,
                 "field": seen and seen.size,
@@ -189,9 +189,6 @@ def table(arch: Arch) -> list[dict[str, Any]]:
                 "parameters": sum(int(np.prod(each)) for each in params.get(layer.name, {}).values()),
             }
         )
-    for row, after in pairwise(rows):
-        if row["kind"] == "conv" and after["kind"] == "relu":
-            row["maps"] = after["name"]
     return rows
 
 

@@ -36,10 +36,11 @@ def read(path: Path, until: str | None = None) -> Network:
     now: dict[str, str] = {}  # the newest tensor of each blob: layers in place write to the blob that they read
     source = ""
     for data in net[100]:
-        layer = _message(data)
-        name, kind = _text(layer, 1), _text(layer, 2)
-        bottoms, tops = ([each.decode(errors="replace") for each in layer.get(n, [])] for n in (3, 4))
+        name = ""
         try:
+            layer = _message(data)
+            name, kind = _text(layer, 1), _text(layer, 2)
+            bottoms, tops = ([each.decode(errors="replace") for each in layer.get(n, [])] for n in (3, 4))
             if kind in _SKIPPED or not bottoms:  # without bottoms it makes the data
                 continue
             source = source or bottoms[0]
@@ -52,8 +53,8 @@ def read(path: Path, until: str | None = None) -> Network:
             now[top] = name
             if name == until:
                 break
-        except (ValueError, KeyError, IndexError, TypeError, struct.error) as error:
-            raise ValueError(f"layer {name}: {error}") from None
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
+            raise ValueError(" ".join(f"layer {name}: {error}".split())) from None
     if until is not None:
         nodes = graph.leading(nodes, until)
     return graph.build(_text(net, 1) or path.stem, (size[1], size[2], size[0]), nodes, source)
@@ -118,7 +119,7 @@ def _node(name: str, kind: str, layer: Message, x: tuple[str, ...]) -> Node:
         case "Scale":
             a = blobs[0].reshape(-1)
             return Node(name, x, name, affine=(a, blobs[1].reshape(-1) if len(blobs) > 1 else np.zeros(1)))
-    raise ValueError(f"refnet has no layer for {kind}; --until takes the network up to one before")
+    raise ValueError(f"refnet has no layer for {kind:.60}; --until takes the network up to one before")
 
 
 def _biases(blobs: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -213,6 +214,8 @@ def _up_to(prototxt: str, until: str | None) -> str:
 
 def _message(data: bytes) -> Message:
     """The fields of a message, unread: integers, and bytes for texts, messages and packed numbers."""
+    if not isinstance(data, bytes):
+        raise ValueError(f"no Caffe model, or a damaged one: the number {data} where a message should be")
     found: Message = {}
     for number, value in _fields(data):
         found.setdefault(number, []).append(value)

@@ -171,7 +171,7 @@ class _Builder:
                 return shape
             layer = replace(layer, name=self.unique(layer.name))
             after = out_shape(layer, shape)
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             raise ValueError(f"node {node.name}: {error}") from None
         if math.prod(after) > MOST_VALUES:
             raise ValueError(f"node {node.name}: its output would be {after}")

@@ -37,8 +37,7 @@ def read(path: Path, until: str | None = None) -> Network:
     nodes = []
     normed = within.found(content.node, constants, lambda node: _attributes(onnx, node))
     for index, each in enumerate(content.node):
-        # It goes into messages of one line, and is bytes where it is no UTF-8.
-        name = " ".join(str(each.name or next(iter(each.output), "")).split()) or f"{each.op_type}_{index}"
+        name = _line(each.name or next(iter(each.output), "")) or f"{each.op_type}_{index}"
         attributes = _attributes(onnx, each)
         try:
             if each.op_type == "Constant":
@@ -64,7 +63,7 @@ def read(path: Path, until: str | None = None) -> Network:
     dims = [each.dim_value for each in inputs[0].type.tensor_type.shape.dim]
     if len(dims) != 4 or min(dims[1:]) < 1 or math.prod(dims[1:]) > graph.MOST_VALUES:
         raise ValueError(f"its input {inputs[0].name} is {dims}; it needs (N, colours, rows, columns)")
-    found = graph.build(content.name or path.stem, (dims[2], dims[3], dims[1]), nodes, inputs[0].name)
+    found = graph.build(_line(content.name) or path.stem, (dims[2], dims[3], dims[1]), nodes, inputs[0].name)
     return _with_metadata(found, {each.key: each.value for each in model.metadata_props})
 
 
@@ -87,6 +86,11 @@ def _package() -> Any:
     except ImportError:
         raise ValueError("ONNX needs the package onnx: pip install 'refnet[interop]'") from None
     return onnx
+
+
+def _line(name: str | bytes) -> str:
+    """A name as it goes into messages of one line; where it is no UTF-8, it comes as bytes."""
+    return " ".join(str(name).split())
 
 
 def _attributes(onnx: Any, node: Any) -> dict[str, Any]:

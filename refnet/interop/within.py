@@ -65,8 +65,10 @@ def _layer(
     """What the nodes are, if their numbers are those of `nodes`."""
     quotient, power, add, product, average, square = chain
     beta, one, factor = (constants.get(node.input[1], np.zeros(0)).reshape(-1) for node in (power, add, product))
-    size = attributes(average).get("kernel_shape", [0])[0]
-    fits = attributes(average) == _window(size) and list(square.input) == [quotient.input[0]] * 2
+    window = attributes(average)
+    sides = window.get("kernel_shape")
+    size = sides[0] if isinstance(sides, list) and sides and isinstance(sides[0], int) else 0
+    fits = window == _window(size) and list(square.input) == [quotient.input[0]] * 2
     if not fits or size % 2 == 0 or not len(beta) == len(one) == len(factor) == 1 or one[0] != 1:
         return None
     alpha = factor.dtype.type(_short(factor[0]) / size**2)

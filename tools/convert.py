@@ -3,10 +3,13 @@
 From .onnx, .pt, .pth and .safetensors (torchvision's AlexNet, VGG and SqueezeNet), .keras and Keras's .h5, and
 .caffemodel beside its .prototxt; a weights file of refnet's goes to .onnx, .safetensors or Keras's .h5, by DST's name.
 What a file does not say of its network's inputs has to be said: --preprocess, or --order, --range, --mean and --std.
+A random image and a photograph go through both networks, the source's in onnxruntime, torch, OpenCV (Caffe) or Keras,
+if these are installed.
 
 examples:
   python tools/convert.py squeezenet.onnx weights/squeezenet.h5 --preprocess torchvision --side 256
   python tools/convert.py alexnet.pth weights/alexnet.h5 --preprocess torchvision --side 256 --classes names.txt
+  python tools/convert.py ZF_faster_rcnn_final.caffemodel weights/zf.h5 --preprocess caffe --until relu5
   python tools/convert.py weights/scenes.h5 scenes.onnx
   python tools/convert.py --check squeezenet.onnx weights/squeezenet.h5
 """

@@ -29,6 +29,8 @@ from fixtures import (
     strongest_cell,
     without_norm,
 )
+from matplotlib.cbook import get_sample_data
+from PIL import Image
 
 from refnet import images, models, net, occlusion, weights
 from refnet.arch import Arch, Conv, Dropout, Flatten, Linear, Norm, Pool, Relu, SpatialNorm, flat
@@ -37,6 +39,9 @@ from refnet.interop import caffe, check, conventions, graph, keras, layouts, onn
 from refnet.interop.conventions import PRESETS, Inputs
 from refnet.interop.graph import Node
 from refnet.weights import Checkpoint
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+from convert import compared
 
 ROOT = Path(__file__).parents[1]
 TINY = models.TINY
@@ -716,7 +721,40 @@ def test_convert_takes_zf_up_to_a_layer_and_compares(zf_detector, tmp_path):
     assert done.returncode == 0 and "\nnorm2  " in done.stdout and "not compared" not in done.stdout, done.stderr
     again = convert("--check", path, tmp_path / "zf.h5", "--until", "relu5")
     assert again.returncode == 0 and "\nrelu5  " in again.stdout
-    assert weights.load(tmp_path / "zf.h5").arch == zf_arch()
+    ck = weights.load(tmp_path / "zf.h5")
+    assert ck.arch == zf_arch()
+    assert ck.recipe["imported"]["source"] == "ZF_faster_rcnn_final.caffemodel up to relu5"
+
+
+# ------------------------------------------------------------------------------------- up to a layer
+
+
+def written_as(kind, path):
+    """A network with branches in a file of each kind, and what its file calls a layer inside a path."""
+    if kind in ("onnx", "safetensors"):
+        (onnx.write if kind == "onnx" else pytorch.write)(path, checkpoint_of(FORKED))
+        return "deep2"
+    if kind == "h5":
+        keras.write(path, checkpoint_of(KERAS[-1]))
+        return "fire3_expand3x3"
+    oracle("torch").save(zoo.squeezenet().state_dict(), path)
+    return "features.4.expand3x3"
+
+
+@pytest.mark.parametrize("kind", ["onnx", "safetensors", "h5", "pth"])
+def test_a_network_is_taken_up_to_a_layer_of_a_path(kind, tmp_path):
+    if kind == "onnx":
+        oracle("onnx")
+    path = tmp_path / f"a.{kind}"
+    name = written_as(kind, path)
+    read = {"onnx": onnx.read, "h5": keras.read}.get(kind, pytorch.read)
+    whole, part = read(path), read(path, until=name)
+    arch = whole.arch.upto(name.replace(".", "_"))
+    assert part.arch.shapes() == arch.shapes() and part.params.keys() == arch.param_shapes().keys()
+    x = images_for(whole.arch, 1, dtype="float32")
+    assert bits(net.predict(part.arch, part.params, x)) == bits(net.predict(arch, whole.params, x))
+    with pytest.raises(ValueError, match=r"no layer 'moon'"):
+        read(path, until="moon")
 
 
 # ------------------------------------------------------------------------------------- files that lie
@@ -932,6 +970,16 @@ def test_convert_compares_and_checks(tmp_path):
     done = convert("--check", tmp_path / "a.onnx", tmp_path / "b.h5")
     assert done.returncode == 2 and "outputs differ by" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_convert_compares_on_a_random_image_and_a_photograph(tmp_path):
+    """Grace Hopper's, which comes with matplotlib, or the one that is named."""
+    random, photograph = compared(None, TINY)
+    hopper = images.decode(Path(get_sample_data("grace_hopper.jpg", asfileobj=False)))
+    assert bits(photograph) == bits(images.square(hopper, 19)) and random.std() > 60
+    Image.new("RGB", (30, 20), (9, 8, 7)).save(tmp_path / "plain.png")
+    assert (compared(tmp_path / "plain.png", TINY)[1] == (9, 8, 7)).all()
+    assert compared(None, OBLONG).shape == (2, *OBLONG.input)  # no photograph has its shape
 
 
 def test_convert_refuses_what_it_does_not_know(tmp_path):

@@ -68,7 +68,8 @@ def main() -> None:
         return
     inputs = said(args, network)
     names = args.classes.read_text().splitlines() if args.classes else ()
-    ck = checkpoint(network, inputs, side=args.side, classes=names, source=args.source.name)
+    source = args.source.name if args.until is None else f"{args.source.name} up to {args.until}"
+    ck = checkpoint(network, inputs, side=args.side, classes=names, source=source)
     compare(args, network, ck, inputs)
     weights.save(args.target, ck)
     if not ck.classes:

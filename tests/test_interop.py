@@ -692,6 +692,21 @@ def test_opencv_gives_every_layer_of_zf_as_we_do(until, zf_classifier, zf_detect
     assert max(check.differences(across, conventions.checkpoint(across, inputs), inputs, run, pixels).values()) > 1e-3
 
 
+@pytest.mark.parametrize("k", ["2", "1.5", "0.1e1", "1", "1.0"])
+def test_opencv_takes_1_for_k(k, zf_classifier, tmp_path):
+    """So a network with another is not compared, rather than refused for what OpenCV makes of it."""
+    oracle("cv2")
+    path, _ = zf_classifier
+    (tmp_path / "a.caffemodel").write_bytes(path.read_bytes())
+    text = path.with_suffix(".prototxt").read_text()
+    (tmp_path / "a.prototxt").write_text(text.replace("beta: 0.75", f"beta: 0.75 k: {k}"))
+    if float(k) == 1:
+        caffe.runner(tmp_path / "a.caffemodel")
+        return
+    with pytest.raises(ValueError, match=f"an LRN has k {k}; OpenCV takes 1 for all"):
+        caffe.runner(tmp_path / "a.caffemodel")
+
+
 def test_what_works_on_zfnet_works_on_zf(zf_classifier, tmp_path):
     """Projections, occlusion, the file, and there and back by ONNX."""
     oracle("onnxruntime")

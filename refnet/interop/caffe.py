@@ -172,8 +172,8 @@ def runner(path: Path, until: str | None = None) -> Callable[[np.ndarray], dict[
     if not prototxt.is_file():
         raise ValueError(f"comparing needs {prototxt.name} beside it")
     text = _up_to(prototxt.read_text(errors="replace"), until)
-    if re.search(r"\bk\s*:\s*(?!1(\.0*)?\b)[0-9.]", text):
-        raise ValueError("its LRN has another k than 1, which OpenCV takes for all")
+    if others := [k for k in re.findall(r"\bk\s*:\s*([^\s}]+)", text) if float(k) != 1]:
+        raise ValueError(f"an LRN has k {others[0]}; OpenCV takes 1 for all")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it cannot do is said here, once
 
     @contextmanager

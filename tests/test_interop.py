@@ -352,6 +352,21 @@ def test_a_state_dict_of_none_of_these_networks_is_not_compared(tmp_path):
         zoo.like(tensors | {"features.3.weight": torch.zeros(192, 64, 3, 3)})
 
 
+def test_what_another_framework_cannot_run_is_said_in_a_line(tmp_path):
+    """It is a network to us, but of a version of ONNX that nothing knows; in the tool no reason to refuse it."""
+    package = oracle("onnx")
+    oracle("onnxruntime")
+    onnx.write(tmp_path / "a.onnx", checkpoint_of(TINY))
+    model = package.load(tmp_path / "a.onnx")
+    model.ir_version = 999
+    package.save(model, tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match=r"^onnxruntime cannot run it: .*") as caught:
+        check.runner(tmp_path / "a.onnx", onnx.read(tmp_path / "a.onnx"))
+    assert "\n" not in str(caught.value)
+    done = convert(tmp_path / "a.onnx", tmp_path / "b.h5")
+    assert done.returncode == 0 and "not compared: onnxruntime cannot run it" in done.stdout
+
+
 def test_what_cannot_be_compared_is_never_near():
     arch = Arch("a", (4, 4, 3), (Conv("conv1", 2, 1), Relu("relu1")))
     ck = Checkpoint(arch, params_of(arch, dtype="float32"), np.zeros(arch.input, np.float32))
@@ -498,6 +513,47 @@ def test_a_caffemodel_becomes_its_layers_to_the_bit(tmp_path):
     found = caffe.read(tmp_path / "a.caffemodel")
     assert found.arch == CAFFE
     assert all_bits(found.params) == all_bits(p)
+
+
+def old(layers):
+    """A .caffemodel's fields as they were in 2014: other numbers for the same, and numbers for kinds."""
+    kinds = {
+        b"Data": 5, b"Convolution": 4, b"ReLU": 18, b"LRN": 15, b"Pooling": 17, b"InnerProduct": 14, b"Dropout": 6,
+        b"Softmax": 20,
+    }  # fmt: skip
+    numbers = {1: 4, 3: 2, 4: 3, 7: 6, 106: 10, 108: 12, 117: 17, 118: 18, 121: 19}
+    made = b""
+    for number, value in caffe._fields(layers):
+        if number == 100:
+            parts = [(5, kinds[v]) if n == 2 else (numbers[n], v) for n, v in caffe._fields(value)]
+            number, value = 2, b"".join(field(n, v) for n, v in parts)
+        made += field(number, value)
+    return made
+
+
+def test_a_caffemodel_of_2014_is_read_as_one_of_today(tmp_path):
+    p = params_of(CAFFE, dtype="float32")
+    (tmp_path / "a.caffemodel").write_bytes(old(caffemodel(p)))
+    (tmp_path / "a.prototxt").write_text(PROTOTXT)
+    found = caffe.read(tmp_path / "a.caffemodel")
+    assert found.arch == CAFFE and all_bits(found.params) == all_bits(p)
+    first = field(2, field(1, field(1, "conv1")))
+    (tmp_path / "a.caffemodel").write_bytes(first)
+    with pytest.raises(ValueError, match="it is of Caffe's first format: upgrade_net_proto_binary makes it new"):
+        caffe.read(tmp_path / "a.caffemodel")
+
+
+def test_opencv_reads_a_caffemodel_of_2014_as_we_do(zf_classifier, tmp_path):
+    """Its own numbers of kinds and fields, beside the prototxt of today."""
+    oracle("cv2")
+    path, _ = zf_classifier
+    without_data = b"".join(field(n, v) for n, v in caffe._fields(path.read_bytes()) if b"Python" not in bytes(v)[:40])
+    (tmp_path / "a.caffemodel").write_bytes(old(without_data))
+    (tmp_path / "a.prototxt").write_text(path.with_suffix(".prototxt").read_text())
+    found, inputs = caffe.read(tmp_path / "a.caffemodel"), PRESETS["caffe"]
+    run = check.runner(tmp_path / "a.caffemodel", found)
+    off = check.differences(found, conventions.checkpoint(found, inputs), inputs, run, noise(1, 224))
+    assert len(off) == len(found.arch.layers) and check.worst(off) < 1e-5
 
 
 def test_a_caffemodel_without_its_size_says_where_it_should_stand(tmp_path):

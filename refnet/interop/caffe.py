@@ -9,7 +9,6 @@ import math
 import re
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,16 @@ def read(path: Path, until: str | None = None) -> Network:
     ValueError names the layer that refnet has none for.
     """
     net = _message(path.read_bytes())
-    if 100 not in net:
-        raise ValueError("it has no layers, or those of Caffe's first format: upgrade_net_proto_binary makes it new")
+    if not net.keys() & {2, 100}:
+        raise ValueError("it has no layers")
     size = _input(path.with_suffix(".prototxt"), net)
     nodes: list[Node] = []
     now: dict[str, str] = {}  # the newest tensor of each blob: layers in place write to the blob that they read
     source = ""
-    for data in net[100]:
+    for data in net.get(100) or net[2]:
         name = ""
         try:
-            layer = _message(data)
+            layer = _message(data) if 100 in net else _upgraded(_message(data))
             name, kind = _text(layer, 1), _text(layer, 2)
             bottoms, tops = ([each.decode(errors="replace") for each in layer.get(n, [])] for n in (3, 4))
             if kind in _SKIPPED or not bottoms:  # without bottoms it makes the data
@@ -58,6 +57,23 @@ def read(path: Path, until: str | None = None) -> Network:
     if until is not None:
         nodes = graph.leading(nodes, until)
     return graph.build(_text(net, 1) or path.stem, (size[1], size[2], size[0]), nodes, source)
+
+
+# What files of 2014 have instead of "layer", as those of AlexNet and VGG: numbers of kinds, and of fields today's.
+_OLD_KINDS = {
+    1: "Accuracy", 3: "Concat", 4: "Convolution", 6: "Dropout", 8: "Flatten", 14: "InnerProduct", 15: "LRN",
+    17: "Pooling", 18: "ReLU", 20: "Softmax", 21: "SoftmaxWithLoss", 22: "Split", 36: "Silence",
+}  # fmt: skip
+_OLD_FIELDS = {2: 3, 3: 4, 4: 1, 6: 7, 9: 104, 10: 106, 12: 108, 18: 118, 19: 121, 30: 123}
+
+
+def _upgraded(old: Message) -> Message:
+    """A layer of the format before today's, as one of today's."""
+    if 1 in old:
+        raise ValueError("it is of Caffe's first format: upgrade_net_proto_binary makes it new")
+    kind = _number(old, 5, 0)
+    new = {today: old[field] for field, today in _OLD_FIELDS.items() if field in old}
+    return new | {2: [_OLD_KINDS.get(kind, f"number {kind} of the old kinds").encode()]}
 
 
 def _node(name: str, kind: str, layer: Message, x: tuple[str, ...]) -> Node:
@@ -175,23 +191,13 @@ def runner(path: Path, until: str | None = None) -> Callable[[np.ndarray], dict[
     if others := [k for k in re.findall(r"\bk\s*:\s*([^\s}]+)", text) if float(k) != 1]:
         raise ValueError(f"an LRN has k {others[0]}; OpenCV takes 1 for all")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it cannot do is said here, once
-
-    @contextmanager
-    def one_line() -> Iterator[None]:
-        try:
-            yield
-        except cv2.error as error:
-            raise ValueError(f"OpenCV cannot run it: {' '.join(str(error).split()):.160}") from None
-
-    with one_line():
-        model = cv2.dnn.readNetFromCaffe(*(np.frombuffer(a, np.uint8) for a in (text.encode(), path.read_bytes())))
-        model.enableFusion(False)
-        names = [name for name in model.getLayerNames() if name]
+    model = cv2.dnn.readNetFromCaffe(*(np.frombuffer(a, np.uint8) for a in (text.encode(), path.read_bytes())))
+    model.enableFusion(False)
+    names = [name for name in model.getLayerNames() if name]
 
     def run(x: np.ndarray) -> dict[str, np.ndarray]:
-        with one_line():
-            model.setInput(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-            arrays = model.forward(names)
+        model.setInput(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+        arrays = model.forward(names)
         return {n: a.transpose(0, 2, 3, 1) if a.ndim == 4 else a for n, a in zip(names, arrays, strict=True)}
 
     return run

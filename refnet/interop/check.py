@@ -1,7 +1,8 @@
 """Does the imported network do what the source's does? Every layer's output, side by side."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,29 +16,48 @@ from refnet.weights import Checkpoint
 MOST = 1e-4  # relative to the layer's largest value
 
 
-def runner(path: Path, network: Network, until: str | None = None) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def runner(path: Path, network: Network, until: str | None = None) -> Run:
     """What runs the source: its own framework or another one, but never refnet.
 
-    From images as the source sees them (N, H, W, C) to every tensor, maps as NHWC. ValueError says why nothing does.
+    From images as the source sees them (N, H, W, C) to every tensor, maps as NHWC. ValueError, there as here, says why
+    nothing does.
     """
     if not network.outputs:
         raise ValueError("the file has weights alone, and nothing but refnet has a network for them")
-    match path.suffix:
-        case ".onnx":
-            return onnx.runner(path)
-        case ".h5" | ".keras":
-            return keras.runner(path)
-        case ".caffemodel":
-            return caffe.runner(path, until)
-        case _:
-            return pytorch.runner(path)
+    runners: dict[str, tuple[str, Callable[[Path], Run]]] = {
+        ".onnx": ("onnxruntime", onnx.runner), ".h5": ("Keras", keras.runner), ".keras": ("Keras", keras.runner),
+        ".caffemodel": ("OpenCV", lambda path: caffe.runner(path, until)),
+    }  # fmt: skip
+    name, make = runners.get(path.suffix, ("torch", pytorch.runner))
+    with _one_line(name):
+        run = make(path)
+
+    def guarded(x: np.ndarray) -> dict[str, np.ndarray]:
+        with _one_line(name):
+            return run(x)
+
+    return guarded
+
+
+@contextmanager
+def _one_line(framework: str) -> Iterator[None]:
+    """Another framework's errors, which have no common base, as ours: a ValueError of one line."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from None
+    except Exception as error:
+        raise ValueError(f"{framework} cannot run it: {' '.join(str(error).split()):.200}") from None
 
 
 def differences(
     network: Network,
     ck: Checkpoint,
     inputs: Inputs,
-    run: Callable[[np.ndarray], dict[str, np.ndarray]],
+    run: Run,
     pixels: np.ndarray,
 ) -> dict[str, float]:
     """The largest difference at every layer that the source has too, relative to the layer's largest value.

@@ -123,6 +123,11 @@ def trunk(arch: Arch) -> list[str]:
     return ends
 
 
+def hidden(arch: Arch) -> list[str]:
+    """The stages of the `trunk` below the one that classifies; all of a network that ends with maps."""
+    return trunk(arch)[:-1] if len(arch.shapes()[arch.layers[-1].name]) == 1 else trunk(arch)
+
+
 def numbered(arch: Arch) -> dict[int, str]:
     """The ends of the stages by the paper's number, as conv1 to fc8 say it; empty for a network with other names."""
     names = {begins: re.fullmatch("(conv|fc)([1-9])", begins) for begins in stage_ends(arch)}
@@ -133,10 +138,10 @@ def numbered(arch: Arch) -> dict[int, str]:
 def end_of(arch: Arch, stage: int) -> str:
     """The last layer of a stage as the paper numbers them: relu7 for 7.
 
-    In a network with other names the first stage stands for 1, the last one of maps for 5 and the last one for 7, the
-    stage that classifies apart. ValueError if there is no such stage.
+    In a network with other names the first of the `hidden` stages stands for 1, the last one of maps for 5 and the last
+    one for 7. ValueError if there is no such stage.
     """
-    ends, others = numbered(arch), trunk(arch)[:-1]
+    ends, others = numbered(arch), hidden(arch)
     if not ends and others:
         of_maps = [end for end in others if len(arch.shapes()[end]) == 3]
         ends = {1: others[0], **({5: of_maps[-1]} if of_maps else {}), 7: others[-1]}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fixtures import params_of
-from test_tools import tool
+from test_tools import mistake, tool
 from test_transfer import folder
 
 from refnet import models, scenes, top, weights
@@ -67,6 +67,43 @@ def test_commands_look_into_a_network_that_branches(command, shown, layer, net, 
     name, *options = command
     tool(name, net, *options, "--out", tmp_path, check=0)
     assert layer in (tmp_path / shown).read_text()
+
+
+def test_what_a_detector_s_network_can_show_it_shows(net, tmp_path):
+    """Up to a layer of maps: there are no classes, but maps, their features and the page of them."""
+    ck = weights.load(net)
+    arch = replace(ck.arch.upto("fire2_concat"), name="backbone")
+    params = {layer: ck.params[layer] for layer in arch.param_shapes()}
+    weights.save(tmp_path / "b.h5", replace(ck, arch=arch, params=params, classes=()))
+    tool("visualize.py", tmp_path / "b.h5", *SCENES, "--maps", 2, "--out", tmp_path, check=0)
+    tool("report.py", tmp_path / "b.h5", "--data", scenes_in(tmp_path / "data"), "--out", tmp_path / "page", check=0)
+    summary = (tmp_path / "page" / "data" / "net.js").read_text()
+    assert '"samples":[]' in summary and "fire2_expand3x3" in summary
+    folder(tmp_path / "others", [""], each=8)
+    options = (
+        "--data",
+        tmp_path / "others",
+        "--threads",
+        1,
+        "--penalty",
+        0.01,
+        "--folds",
+        2,
+        "--k",
+        4,
+        "--out",
+        tmp_path,
+    )
+    tool("transfer.py", tmp_path / "b.h5", *options, "--layer", "fire2_concat", "--scratch-folds", 0, check=0)
+    tool("table7.py", tmp_path / "b.h5", *options, check=0)
+    assert json.loads((tmp_path / "table7.json").read_text())["choices"]["layers"] == ["pool1", "fire2_concat"]
+    assert "the network's output is" in mistake("fig7.py", tmp_path / "b.h5", *SCENES, "--out", tmp_path)
+
+
+def scenes_in(root):
+    """A folder of a few images of two classes."""
+    folder(root, [""], each=6, classes=("a", "b"))
+    return root
 
 
 def test_it_is_evaluated_and_described(net):

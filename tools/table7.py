@@ -40,9 +40,9 @@ def main() -> None:
     checkpoint, data, left_out = _cli.load_transfer(args)
     as_the_paper = bool(models.numbered(checkpoint.arch))
     if as_the_paper:
-        layers = {models.end_of(checkpoint.arch, stage): stage for stage in STAGES}
+        layers = {end: stage for stage, end in models.numbered(checkpoint.arch).items() if stage in STAGES}
     else:
-        layers = {end: stage for stage, end in enumerate(models.trunk(checkpoint.arch)[:-1], start=1)}
+        layers = {end: stage for stage, end in enumerate(models.hidden(checkpoint.arch), start=1)}
     called = {stage: str(stage) if as_the_paper else layer for layer, stage in layers.items()}
     x, good = _features.collect(
         args.out / "features", checkpoint, data, list(layers), grid=args.grid,

@@ -106,13 +106,8 @@ def files(
 
     if dataset is not None and layers:
         yield from _maps(checkpoint, dataset, layers, summary, where, progress)
-        few = samples.readable(dataset, sample_count)
-        for i, (one, facts, pictures) in enumerate(samples.files(checkpoint, few, layers, **where)):
-            summary["samples"].append(one)
-            yield f"data/sample-{i}.js", script(f"sample-{i}", facts)
-            for name, content in pictures.items():
-                yield f"samples/{i}/{name}", content
-            progress("occlusion", i + 1, len(few))
+        if len(arch.shapes()[arch.layers[-1].name]) == 1:  # what ends with maps names no class
+            yield from _samples(checkpoint, samples.readable(dataset, sample_count), layers, summary, where, progress)
         if kept:
             yield from _evolution(kept, dataset, layers, summary, where, progress)
 
@@ -149,6 +144,23 @@ def _maps(
     yield "data/images.js", script("images", listed)
     for i in listed:
         yield f"images/{i}.webp", picture(images.centre_crop(dataset.image(i)[None], arch.side)[0], tile=arch.side)
+
+
+def _samples(
+    checkpoint: Checkpoint,
+    few: Dataset,
+    layers: Sequence[str],
+    summary: dict[str, Any],
+    where: dict[str, Any],
+    progress: Progress,
+) -> Iterator[tuple[str, bytes]]:
+    """Some images behind a square, for the Image tab."""
+    for i, (one, facts, pictures) in enumerate(samples.files(checkpoint, few, layers, **where)):
+        summary["samples"].append(one)
+        yield f"data/sample-{i}.js", script(f"sample-{i}", facts)
+        for name, content in pictures.items():
+            yield f"samples/{i}/{name}", content
+        progress("occlusion", i + 1, len(few))
 
 
 def _evolution(

@@ -93,6 +93,24 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class SpatialNorm:
+    """Contrast normalisation of each map on its own, over ``size`` x ``size`` cells; ``alpha`` multiplies the *sum*.
+
+    The ZF network of Faster R-CNN has it (Caffe's LRN within a channel, whose alpha is size^2 times this one).
+    """
+
+    name: str
+    size: int = 3
+    alpha: float = 1e-4
+    beta: float = 0.75
+
+    @property
+    def window(self) -> Window:
+        """The cells around each one: as many come out as went in."""
+        return Window(self.size, 1, self.size // 2)
+
+
+@dataclass(frozen=True)
 class Linear:
     """Fully connected layer; maps are flattened in (row, column, map) order."""
 
@@ -136,10 +154,11 @@ class Branch:
         return Window(max(field.start + field.size for field in fields) - start, fields[0].stride, -start)
 
 
-Layer = Conv | Relu | Pool | Average | Norm | Linear | Dropout | Flatten | Branch
-Windowed = Conv | Pool | Average | Branch
+Layer = Conv | Relu | Pool | Average | Norm | SpatialNorm | Linear | Dropout | Flatten | Branch
+Windowed = Conv | Pool | Average | SpatialNorm | Branch
 _KINDS: dict[str, Any] = {
-    kind.__name__.lower(): kind for kind in (Conv, Relu, Pool, Average, Norm, Linear, Dropout, Flatten, Branch)
+    kind.__name__.lower(): kind
+    for kind in (Conv, Relu, Pool, Average, Norm, SpatialNorm, Linear, Dropout, Flatten, Branch)
 }
 
 
@@ -302,7 +321,7 @@ class Arch:
             rows.append((name, _kind(layer), "x".join(map(str, shape)),
                          f"{count:,}" if count else "", f"{macs[name]:,}" if count else "", field))  # fmt: skip
         width = max(8, 1 + max(len(row[0]) for row in rows))
-        lines = ["{:<{width}}{:<9}{:>13}{:>13}{:>15}{:>14}".format(*row, width=width) for row in rows]
+        lines = ["{:<{width}}{:<12}{:>13}{:>13}{:>15}{:>14}".format(*row, width=width) for row in rows]
         total = f"{self.param_count():,} parameters, {sum(macs.values()):,} multiply-adds per image"
         return "\n".join([f"{self.name}, input {'x'.join(map(str, self.input))}", *lines, total])
 
@@ -336,7 +355,7 @@ def _joined(layer: Branch, ends: list[Shape]) -> Shape:
 def out_shape(layer: Layer, shape: Shape) -> Shape:
     """Output shape of one layer on an input of ``shape``; ValueError where it cannot be."""
     _check_fields(layer)
-    if isinstance(layer, Conv | Pool | Average | Norm) and len(shape) != 3:
+    if isinstance(layer, Conv | Pool | Average | Norm | SpatialNorm) and len(shape) != 3:
         raise ValueError(f"a {_kind(layer)} layer needs maps, but it gets {shape[0]} units")
     match layer:
         case Conv(_, filters, size, stride, pad, groups):
@@ -347,6 +366,8 @@ def out_shape(layer: Layer, shape: Shape) -> Shape:
         case Pool(_, size, stride, pad, ceil) | Average(_, size, stride, pad, ceil):
             window = Window(size, stride, pad)
             out = tuple(pool_size(n, window, ceil=ceil) for n in shape[:2])
+        case SpatialNorm(_, size) if size // 2 > max(shape[:2]):
+            raise ValueError(f"size is {size}, which reaches more than its maps' sides {shape[:2]} beyond their edges")
         case Linear(_, units):
             return (units,)
         case Flatten():
@@ -387,6 +408,8 @@ def _check_fields(layer: Layer) -> None:
         raise ValueError(f"size is {layer.size}; switches are bytes, so a region has at most 16 x 16 cells")
     if isinstance(layer, Norm) and (layer.n % 2 == 0 or layer.k == 0):
         raise ValueError(f"n is {layer.n} and k {layer.k}; it needs an odd n and k > 0")
+    if isinstance(layer, SpatialNorm) and layer.size % 2 == 0:
+        raise ValueError(f"size is {layer.size}, it needs an odd one")
 
 
 def _object(layer: Layer) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refnet import parallel
-from refnet.arch import Average, Branch, Conv, Layer, Params, Pool, Shape, Windowed, flat
+from refnet.arch import Average, Branch, Conv, Layer, Params, Pool, Shape, SpatialNorm, Windowed, flat
 from refnet.backend import Array, array_module, empty, zeros
 from refnet.geometry import Window
 from refnet.layers import Down, Kept, Rules, averaging, back, operations, split, walk_down
@@ -113,7 +113,8 @@ def descend(
             def through(layer: Layer, signal: Array) -> Array:
                 upper, lower = uppers[layer.name].of(part), lowers[layer.name].of(part)
                 with naming(layer):
-                    arrays = _cut_out(kept, stage, layer, image[part], upper) if rules.looks_at(layer) else ()
+                    where = upper if isinstance(layer, Pool) else lower  # switches lie on outputs, the rest on inputs
+                    arrays = _cut_out(kept, stage, layer, image[part], where) if rules.looks_at(layer) else ()
                     p, shape = params.get(layer.name, {}), below[layer.name]
                     return _back(layer, p, arrays, signal, upper, lower, below=shape, rules=rules)
 
@@ -140,6 +141,10 @@ def descend(
 def _back(
     layer: Layer, p: dict[str, Array], kept: Kept, r: Array, upper: Boxes, lower: Boxes, *, below: Shape, rules: Rules
 ) -> Array:
+    if isinstance(layer, SpatialNorm):
+        around = zeros((len(r), *lower.size, below[2]), r)
+        around[upper.inside(lower)] = r
+        return _blanked(back(layer, p, kept, around, below=below, rules=rules, threads=1), lower, below)
     if not isinstance(layer, Conv | Pool | Average):
         return back(layer, p, kept, r, below=below, rules=rules, threads=1)
     size, stride, pad = layer.window
@@ -152,8 +157,13 @@ def _back(
         r = r * operations(r).cut_boxes(
             edge_weights(hw, r, **averaging(layer)), np.zeros(len(r), int), upper.origin, size=upper.size
         )
-    x = back(unpadded, p, kept, r, below=(*whole.size, below[2]), rules=rules, threads=1)[lower.inside(whole)]
-    blanked: Array = operations(x).blank_beyond(x, lower.origin, hw=below[:2])
+    x = back(unpadded, p, kept, r, below=(*whole.size, below[2]), rules=rules, threads=1)
+    return _blanked(x[lower.inside(whole)], lower, below)
+
+
+def _blanked(x: Array, boxes: Boxes, maps: Shape) -> Array:
+    """Zero where the boxes hang over the edge of the maps."""
+    blanked: Array = operations(x).blank_beyond(x, boxes.origin, hw=maps[:2])
     return blanked
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from refnet import ops, parallel
-from refnet.arch import Average, Branch, Conv, Dropout, Flatten, Layer, Linear, Norm, Pool, Relu, Shape
+from refnet.arch import Average, Branch, Conv, Dropout, Flatten, Layer, Linear, Norm, Pool, Relu, Shape, SpatialNorm
 from refnet.backend import Array, array_module, empty
 from refnet.ops.dropout import dropout_forward
 from refnet.ops.winograd import winograd_forward, winograd_grads, winograd_transpose
@@ -40,7 +40,7 @@ class Rules:
         match layer:
             case Relu():
                 return self.relu != "signal"
-            case Norm():
+            case Norm() | SpatialNorm():
                 return self.norm == "gradient"
         return isinstance(layer, Pool | Dropout)
 
@@ -100,6 +100,9 @@ def forward(
             return op.average_forward(x, **averaging(layer)), ()
         case Norm():
             y, scale = op.lrn_forward(x, n=layer.n, k=layer.k, alpha=layer.alpha, beta=layer.beta)
+            return y, (x, scale)
+        case SpatialNorm():
+            y, scale = op.lrn_within_forward(x, size=layer.size, alpha=layer.alpha, beta=layer.beta)
             return y, (x, scale)
         case Flatten():
             return x.reshape(len(x), int(np.prod(x.shape[1:]))), ()
@@ -214,7 +217,9 @@ def back(
             return op.average_transpose(r, **averaging(layer), hw=(below[0], below[1]))
         case Norm() if rules.norm == "gradient":
             return op.lrn_backward(r, *kept, n=layer.n, alpha=layer.alpha, beta=layer.beta)
-        case Norm():
+        case SpatialNorm() if rules.norm == "gradient":
+            return op.lrn_within_backward(r, *kept, size=layer.size, alpha=layer.alpha, beta=layer.beta)
+        case Norm() | SpatialNorm():
             return r
         case Flatten():
             return r.reshape(len(r), *below)

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from refnet import loader, net
-from refnet.arch import Arch, Conv, Dropout, Flatten, Norm, Pool, Relu, flat
+from refnet.arch import Arch, Conv, Dropout, Flatten, Norm, Pool, Relu, SpatialNorm, flat
 from refnet.backend import cores
 
 _FLOAT = 4
@@ -26,7 +26,7 @@ def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int
                 pass  # overwrites its input, or is it
             case Pool():
                 values += 1.25 * size  # and a byte for each switch
-            case Norm() | Dropout():
+            case Norm() | SpatialNorm() | Dropout():
                 values += 2 * size  # and the scale or the mask
             case _:
                 values += size

@@ -1,8 +1,9 @@
 """The paper's networks and our presets, and the changes of Table 3 as functions of an architecture."""
 
+import re
 from dataclasses import replace
 
-from refnet.arch import Arch, Conv, Dropout, Flatten, Layer, Linear, Norm, Pool, Relu, flat
+from refnet.arch import Arch, Branch, Conv, Dropout, Flatten, Layer, Linear, Norm, Pool, Relu, flat
 
 
 def _head(*units: int, dropout: float = 0.5) -> tuple[Layer, ...]:
@@ -105,12 +106,48 @@ def stage_ends(arch: Arch) -> dict[str, str]:
     return ends
 
 
+def trunk(arch: Arch) -> list[str]:
+    """The last layer of every stage of the network itself, not of its branches' paths; dropout and flattening apart.
+
+    A stage has one convolution or fully connected layer, one branch, or one of each: a fire module is a stage.
+    """
+    ends: list[str] = []
+    branched = True
+    for layer in arch.layers:
+        if isinstance(layer, Conv | Linear) or (isinstance(layer, Branch) and branched):
+            ends.append(layer.name)
+            branched = False
+        branched |= isinstance(layer, Branch)
+        if ends and not isinstance(layer, Dropout | Flatten):
+            ends[-1] = layer.name
+    return ends
+
+
+def hidden(arch: Arch) -> list[str]:
+    """The stages of the `trunk` below the one that classifies; all of a network that ends with maps."""
+    return trunk(arch)[:-1] if len(arch.shapes()[arch.layers[-1].name]) == 1 else trunk(arch)
+
+
+def numbered(arch: Arch) -> dict[int, str]:
+    """The ends of the stages by the paper's number, as conv1 to fc8 say it; empty for a network with other names."""
+    names = {begins: re.fullmatch("(conv|fc)([1-9])", begins) for begins in stage_ends(arch)}
+    ends = {int(found[2]): end for found, end in zip(names.values(), stage_ends(arch).values(), strict=True) if found}
+    return ends if len(ends) == len(names) else {}
+
+
 def end_of(arch: Arch, stage: int) -> str:
-    """The last layer of a stage as the paper numbers them: relu7 for 7; ValueError if there is no such stage."""
-    ends = {begins[-1]: end for begins, end in stage_ends(arch).items()}
-    if str(stage) not in ends:
-        raise ValueError(f"{arch.name} has no layer numbered {stage}; its layers are {', '.join(ends.values())}")
-    return ends[str(stage)]
+    """The last layer of a stage as the paper numbers them: relu7 for 7.
+
+    In a network with other names the first of the `hidden` stages stands for 1, the last one of maps for 5 and the last
+    one for 7. ValueError if there is no such stage.
+    """
+    ends, others = numbered(arch), hidden(arch)
+    if not ends and others:
+        of_maps = [end for end in others if len(arch.shapes()[end]) == 3]
+        ends = {1: others[0], **({5: of_maps[-1]} if of_maps else {}), 7: others[-1]}
+    if stage not in ends:
+        raise ValueError(f"{arch.name} has no layer numbered {stage}; its layers are {', '.join(trunk(arch))}")
+    return ends[stage]
 
 
 def without(arch: Arch, *stages: int) -> Arch:

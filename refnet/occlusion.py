@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refnet import net, parallel
-from refnet.arch import Arch, Average, Branch, Conv, Layer, Params, Pool, Relu, Shape, Windowed, flat
+from refnet.arch import Arch, Average, Branch, Conv, Layer, Params, Pool, Relu, Shape, SpatialNorm, Windowed, flat
 from refnet.backend import Array, array_module, empty
 from refnet.geometry import Window
 from refnet.layers import averaging, join, operations
@@ -142,7 +142,7 @@ class _Boxed:
             if isinstance(head, Branch):
                 at = self._join(head, [self.along(path, at, activity) for path in head.paths])
                 part = part[1:]
-            elif isinstance(head, Conv | Pool | Average):
+            elif isinstance(head, Windowed):
                 at = self._through(head, at)
                 part = part[1:]
             if part:
@@ -153,7 +153,7 @@ class _Boxed:
                 activity[...] = whole.sum(axis=(1, 2, 3))
         return at
 
-    def _through(self, layer: Conv | Pool | Average, at: _Changed) -> _Changed:
+    def _through(self, layer: Conv | Pool | Average | SpatialNorm, at: _Changed) -> _Changed:
         """A layer with windows: they see the changed boxes and what surrounds them."""
         size, stride, pad = layer.window
         hw, op, alone = self.shapes[layer.name][:2], operations(at.y), np.zeros(len(at.y), int)
@@ -163,6 +163,9 @@ class _Boxed:
         padded = _padded(self.inputs[layer.name], layer, hw)
         around = op.cut_boxes(padded[None], alone, start, size=((h - 1) * stride + size, (w - 1) * stride + size))
         op.paste_boxes(at.y, at.corners + pad - start, around)
+        if isinstance(layer, SpatialNorm):  # it always pads: what that gives at the edge is cut off
+            y = _run(self.arch, [layer], self.params, around, self.threads)[:, pad : pad + h, pad : pad + w]
+            return _Changed(array_module(y).ascontiguousarray(y), corners, first, stop)
         y = _run(self.arch, [replace(layer, pad=0)], self.params, around, self.threads)
         if isinstance(layer, Average):  # a region at the edge has fewer cells than it would have inside
             weights = edge_weights(self.below[layer.name][:2], y, **averaging(layer))
@@ -224,10 +227,11 @@ def _check(arch: Arch, x: Array, square: int, step: int, layer: str | None, map:
     return maps, layer
 
 
-def _padded(x: Array, layer: Conv | Pool | Average, out: Shape) -> Array:
+def _padded(x: Array, layer: Conv | Pool | Average | SpatialNorm, out: Shape) -> Array:
     """The maps x (H, W, C) with all around them that the layer's windows see; in a pooling region that never wins."""
-    ends = [(n - 1) * layer.stride + layer.size - layer.pad - side for n, side in zip(out, x.shape, strict=False)]
-    around = [(layer.pad, max(end, 0)) for end in ends[:2]]
+    size, stride, pad = layer.window
+    ends = [(n - 1) * stride + size - pad - side for n, side in zip(out, x.shape, strict=False)]
+    around = [(pad, max(end, 0)) for end in ends[:2]]
     return array_module(x).pad(x, [*around, (0, 0)], constant_values=-np.inf if isinstance(layer, Pool) else 0)
 
 

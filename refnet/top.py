@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from refnet import images, net, parallel
-from refnet.arch import Arch, Conv, Relu, flat
+from refnet.arch import Arch, Branch, Conv, Relu, flat
 from refnet.backend import Array, to_device, to_host
 from refnet.datasets import Dataset
 from refnet.deconv import DECONV, Strongest, Strongests, project_cells
@@ -112,8 +112,19 @@ def visible(projections: np.ndarray) -> Pixels:
 
 def rectified(arch: Arch) -> list[str]:
     """The relu after every convolution: where Figure 2 starts."""
-    pairs = pairwise(flat(arch.layers))
-    return [after.name for layer, after in pairs if isinstance(layer, Conv) and isinstance(after, Relu)]
+    return list(rectifiers(arch).values())
+
+
+def rectifiers(arch: Arch) -> dict[str, str]:
+    """Every convolution that a relu follows, in its own path, and that relu."""
+    chains = [arch.layers, *(path for each in flat(arch.layers) if isinstance(each, Branch) for path in each.paths)]
+    after = {
+        layer.name: relu.name
+        for chain in chains
+        for layer, relu in pairwise(chain)
+        if isinstance(layer, Conv) and isinstance(relu, Relu)
+    }
+    return {each.name: after[each.name] for each in flat(arch.layers) if each.name in after}
 
 
 def project(

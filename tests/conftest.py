@@ -6,16 +6,19 @@ import shutil
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.linalg  # noqa: F401  its BLAS must be there before refnet looks for them all
+import scipy.linalg  # noqa: F401  its BLAS must be there before refnet looks for them all, as OpenCV's
 from hypothesis import settings
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from refnet import backend, kernels
+
+with suppress(ImportError):
+    import cv2  # noqa: F401
 
 settings.register_profile("refnet", deadline=None, derandomize=True, database=None)
 settings.load_profile("refnet")

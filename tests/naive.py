@@ -177,6 +177,30 @@ def lrn_backward(dy, x, scale, *, n, alpha, beta):
     return dx
 
 
+def around(p, q, hw, size):
+    """The cells whose rows and columns are at most (size - 1) / 2 from (p, q)."""
+    return [(i, j) for i, j in np.ndindex(*hw) if max(abs(i - p), abs(j - q)) <= (size - 1) / 2]
+
+
+def lrn_within_forward(x, *, size, alpha, beta):
+    y, scale = np.zeros(x.shape), np.zeros(x.shape)
+    for n, p, q, c in np.ndindex(x.shape):
+        energy = sum(float(x[n, i, j, c]) ** 2 for i, j in around(p, q, x.shape[1:3], size))
+        scale[n, p, q, c] = 1 + alpha * energy
+        y[n, p, q, c] = x[n, p, q, c] * scale[n, p, q, c] ** -beta
+    return y, scale
+
+
+def lrn_within_backward(dy, x, scale, *, size, alpha, beta):
+    dx = np.zeros(x.shape)
+    for n, p, q, c in np.ndindex(x.shape):
+        energy = 0.0
+        for i, j in around(p, q, x.shape[1:3], size):
+            energy += float(dy[n, i, j, c]) * x[n, i, j, c] * float(scale[n, i, j, c]) ** (-beta - 1)
+        dx[n, p, q, c] = dy[n, p, q, c] * float(scale[n, p, q, c]) ** -beta - 2 * alpha * beta * x[n, p, q, c] * energy
+    return dx
+
+
 def relu_forward(x):
     y = np.zeros(x.shape)
     for at, value in np.ndenumerate(x):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from refnet import models
-from refnet.arch import Arch, Branch, Conv, Dropout, Linear, Norm, Pool, Relu
+from refnet.arch import Arch, Branch, Conv, Dropout, Linear, Norm, Pool, Relu, SpatialNorm
 
 SMALLEST = Arch(
     "smallest", (9, 9, 4), (Conv("conv1", 6, 3, stride=2, pad=1, groups=2), Relu("relu1"), Linear("fc8", 5))
@@ -130,6 +130,11 @@ def with_layers(*layers, shape=(9, 9, 4)):
         ([Norm("norm1", alpha=-1.0)], "layer norm1: alpha is -1.0, it needs 0 <= alpha"),
         ([Norm("norm1", alpha=float("nan"))], "layer norm1: alpha is nan, it needs 0 <= alpha"),
         ([Norm("norm1", beta=float("inf"))], "layer norm1: beta is inf, it needs 0 <= beta < inf"),
+        ([Linear("fc1", 5), SpatialNorm("norm2")], "layer norm2: a spatialnorm layer needs maps, but it gets 5 units"),
+        ([SpatialNorm("norm1", 4)], "layer norm1: size is 4, it needs an odd one"),
+        ([SpatialNorm("norm1", 0)], "layer norm1: size is 0, it needs 1 <= size"),
+        ([SpatialNorm("norm1", 10**9 + 1)], r"layer norm1: size is 1000000001, which reaches more than .*\(9, 9\)"),
+        ([SpatialNorm("norm1", alpha=-1.0)], "layer norm1: alpha is -1.0, it needs 0 <= alpha"),
         ([Relu("")], "layer : its name is ''; a name is 1 to 64 letters, digits, _ or -"),
         ([Relu("a/b")], "its name is 'a/b'; a name is 1 to 64 letters"),
         ([Relu("relu1\n")], r"its name is 'relu1\\n'; a name is 1 to 64 letters"),
@@ -303,3 +308,11 @@ def test_branches_inside_branches_without_end_are_refused():
     text = as_json('{"kind": "branch", "name": "b", "paths": [[' * 2000 + "]]}" * 2000)
     with pytest.raises(ValueError, match=r"no valid JSON|too many branches"):
         Arch.from_json(text)
+
+
+def test_normalisation_within_maps_sees_its_square():
+    """3 x 3 cells of maps that step by 2 and see 7 x 7: 11 x 11 pixels, the two rows and columns more on each side."""
+    arch = Arch("a", (21, 21, 3), (Conv("conv1", 2, 7, stride=2, pad=3), SpatialNorm("norm1"), Relu("relu1")))
+    assert arch.field("conv1") == (7, 2, -3) and arch.field("relu1") == (11, 2, -5)
+    assert arch.shapes()["relu1"] == arch.shapes()["conv1"]
+    assert Arch.from_json(arch.to_json()) == arch

@@ -5,7 +5,7 @@ import pytest
 from fixtures import FLAT, FORKED, OBLONG, assert_near, bits, drawn, images_for, params_of, signal_for
 
 from refnet import boxes, layers, models, net
-from refnet.arch import Arch, Conv, Dropout, Linear, Norm, Pool, Relu, Windowed, flat
+from refnet.arch import Arch, Conv, Dropout, Linear, Norm, Pool, Relu, SpatialNorm, Windowed, flat
 from refnet.boxes import Boxes
 from refnet.deconv import RULES, project, project_cells, seeds
 from refnet.geometry import Window, clip_box
@@ -31,6 +31,11 @@ SPARSE = Arch("sparse", (23, 17, 2), (
     Pool("pool1", size=3, stride=2, pad=2), Relu("relu2"), Dropout("drop2", 0.25),
     Pool("pool2", size=2, stride=3, pad=1), Conv("conv3", 4, 1), Relu("relu3"),
 ))  # fmt: skip
+# Normalisation within maps below everything, and twice in a row: no convolution blanks what would lie beyond the edge.
+LOCAL = Arch("local", (9, 11, 2), (
+    SpatialNorm("norm0", 3, alpha=0.3), Conv("conv1", 4, 3, pad=1), Relu("relu1"),
+    SpatialNorm("norm1", 5, alpha=0.4, beta=0.5), Relu("relu2"), SpatialNorm("norm2", 3, alpha=0.2),
+))  # fmt: skip
 # Wide enough for the transformed filters of `refnet.ops.winograd` on the way back.
 WIDE = Arch("wide", (35, 33, 3), (
     Conv("conv1", 16, 4, pad=1), Relu("relu1"),
@@ -38,7 +43,7 @@ WIDE = Arch("wide", (35, 33, 3), (
     Conv("conv3", 64, 3, pad=1), Relu("relu3"),
 ))  # fmt: skip
 
-ARCHS = [TINY, OBLONG, SPARSE, GROUPED, MINI, FORKED]
+ARCHS = [TINY, OBLONG, SPARSE, GROUPED, MINI, FORKED, LOCAL]
 every_place = pytest.mark.parametrize(
     ("arch", "layer"),
     [(arch, layer.name) for arch in [*ARCHS, FLAT] for layer in flat(arch.layers)],

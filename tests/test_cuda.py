@@ -11,6 +11,7 @@ import sys
 from dataclasses import astuple, replace
 from pathlib import Path
 
+import fixtures
 import numpy as np
 import pytest
 from conftest import DTYPES, assert_close
@@ -171,6 +172,33 @@ def test_normalisation(op, dtype, shape, n, beta):
         many = drawn((5, *shape[1:]), 3).astype(dtype)
         dx = ops.lrn_backward(many, x, scale, n=n, alpha=0.5, beta=beta)
         assert_close(fetch(op.lrn_backward(put(many), put(x), put(scale), n=n, alpha=0.5, beta=beta)), dx, dtype)
+
+
+@both_dtypes
+@on_both
+@pytest.mark.parametrize("shape", [(2, 3, 4, 7), (1, 5, 2, 8), (0, 3, 3, 4), (1, 1, 1, 2)], ids=str)
+@pytest.mark.parametrize(("size", "beta"), [(3, 0.75), (5, 0.5), (1, 0.75)])
+def test_normalisation_within_maps(op, dtype, shape, size, beta):
+    x, dy = drawn(shape, 1).astype(dtype), drawn(shape, 2).astype(dtype)
+    how = {"size": size, "alpha": 0.5, "beta": beta}
+    y, scale = ops.lrn_within_forward(x, **how)
+    got, kept = op.lrn_within_forward(put(x), **how)
+    assert_close(fetch(got), y, dtype), assert_close(fetch(kept), scale, dtype)
+    dx = ops.lrn_within_backward(dy, x, scale, **how)
+    assert_close(fetch(op.lrn_within_backward(put(dy), put(x), put(scale), **how)), dx, dtype)
+
+
+@pytest.mark.parametrize("rules", deconv.RULES)
+def test_a_network_with_branches_that_normalises_within_maps(rules):
+    arch = fixtures.FORKED
+    params, x = params_of(arch), images_for(arch)
+    y, trace = net.forward(arch, params, x, stop="fire2")
+    on_device, trace_there = net.forward(arch, put(params), put(x), stop="fire2")
+    assert_near(fetch(on_device), y, 1e-12)
+    cells = np.array([0, 1]), np.array([3, 1]), np.array([0, 4]), np.array([2, 3])
+    r, _ = deconv.project_cells(trace, params, y, *cells, rules=deconv.RULES[rules])
+    there, _ = deconv.project_cells(trace_there, put(params), on_device, *cells, rules=deconv.RULES[rules])
+    assert_near(fetch(there), r, 1e-12)
 
 
 @both_dtypes

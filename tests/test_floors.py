@@ -118,7 +118,7 @@ def test_nothing_imports_the_tools():
 def test_nothing_for_a_person_at_a_screen_is_imported_by_the_core(path):
     allowed = {"numpy", "scipy", "PIL", "h5py", "threadpoolctl", "cupy"}
     if room(module_name(path)) == "interop":
-        allowed |= {"onnx", "onnxruntime", "keras"}
+        allowed |= {"onnx", "onnxruntime", "keras", "torch", "safetensors", "cv2"}
     if module_name(path) == "refnet.ranks":
         allowed |= {"mpi4py"}
     assert packages(imports(path)) <= allowed

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from refnet import memory, models
+from refnet.arch import Arch, Conv, Norm, Relu, SpatialNorm
 
 ROOT = Path(__file__).parents[1]
 MEASURE = """
@@ -53,3 +54,11 @@ def test_a_batch_that_does_not_fit_is_told_what_would(monkeypatch):
 
 def test_this_machine_has_memory():
     assert memory.available_bytes() > 1e7
+
+
+def test_either_normalisation_keeps_a_scale_beside_its_output():
+    def needs(layer):
+        arch = Arch("a", (32, 32, 3), (Conv("conv1", 8, 3), layer, Relu("relu1")))
+        return memory.training_bytes(arch, 64, threads=1)
+
+    assert needs(SpatialNorm("norm1")) == needs(Norm("norm1")) > needs(Relu("relu0"))

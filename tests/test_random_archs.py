@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refnet import deconv, net, sgd, weights
-from refnet.arch import Arch, Average, Branch, Conv, Dropout, Flatten, Linear, Norm, Pool, Relu
+from refnet.arch import Arch, Average, Branch, Conv, Dropout, Flatten, Linear, Norm, Pool, Relu, SpatialNorm
 from refnet.weights import Checkpoint
 
 EXAMPLES = int(os.environ.get("REFNET_ARCHS", 60))
-KINDS = ("conv", "conv", "relu", "pool", "norm", "average", "dropout", "flatten", "linear", "branch")
+KINDS = ("conv", "conv", "relu", "pool", "norm", "spatial", "average", "dropout", "flatten", "linear", "branch")
 small = st.integers(1, 4)
 
 
@@ -34,6 +34,8 @@ def layers(draw, depth=0, prefix=""):
                 made.append(Average(f"average{name}", draw(small), stride, pad, flag, draw(st.booleans())))
             case "norm":
                 made.append(Norm(f"norm{name}", n=draw(st.sampled_from([1, 3, 5])), alpha=0.5))
+            case "spatial":
+                made.append(SpatialNorm(f"spatial{name}", draw(st.sampled_from([1, 3, 5])), alpha=0.5))
             case "dropout":
                 made.append(Dropout(f"drop{name}", 0.3))
             case "flatten":

@@ -12,7 +12,7 @@ from refnet.ops.average import average_forward, average_transpose, edge_weights
 from refnet.ops.conv import conv_forward, conv_grads, conv_transpose
 from refnet.ops.linear import linear_forward, linear_grads, linear_transpose
 from refnet.ops.loss import cross_entropy, softmax
-from refnet.ops.lrn import lrn_backward, lrn_forward
+from refnet.ops.lrn import lrn_backward, lrn_forward, lrn_within_backward, lrn_within_forward
 from refnet.ops.pool import pool_forward, unpool
 from refnet.ops.windows import unfold
 from refnet.ops.winograd import filters, winograd_forward, winograd_grads, winograd_transpose
@@ -458,6 +458,68 @@ LRN_BACKWARD = [
     lrn_backward_with_a_plus,
     lrn_backward_without_neighbours,
     lrn_backward_taking_scale_for_constant,
+]
+
+
+def within_over_two_cells_less(x, *, size, **constants):
+    return lrn_within_forward(x, size=max(size - 2, 1), **constants)
+
+
+def within_across_maps(x, *, size, **constants):
+    """Normalises over neighbouring maps."""
+    return lrn_forward(x, n=size, k=1.0, **constants)
+
+
+def within_with_alpha_times_the_mean(x, *, size, alpha, **constants):
+    """Caffe's alpha is size^2 times ours."""
+    return lrn_within_forward(x, size=size, alpha=alpha / size**2, **constants)
+
+
+def within_one_row_only(x, *, size, **constants):
+    """Sums along the columns and not along the rows: over each row on its own."""
+    y, scale = (np.empty_like(x) for _ in range(2))
+    for row in range(x.shape[1]):
+        y[:, row : row + 1], scale[:, row : row + 1] = lrn_within_forward(x[:, row : row + 1], size=size, **constants)
+    return y, scale
+
+
+def within_with_the_edge_repeated(x, *, size, alpha, beta):
+    """Cells beyond the edge count as those at the edge where they should count as 0."""
+    reach = size // 2
+    around = np.pad(x, [(0, 0), (reach, reach), (reach, reach), (0, 0)], mode="edge")
+    _, scale = lrn_within_forward(around, size=size, alpha=alpha, beta=beta)
+    scale = scale[:, reach : reach + x.shape[1], reach : reach + x.shape[2]].copy()
+    return x * scale**-beta, scale
+
+
+def within_backward_without_the_two(dy, x, scale, *, alpha, **constants):
+    return lrn_within_backward(dy, x, scale, alpha=alpha / 2, **constants)
+
+
+def within_backward_with_a_plus(dy, x, scale, *, alpha, **constants):
+    return lrn_within_backward(dy, x, scale, alpha=-alpha, **constants)
+
+
+def within_backward_without_neighbours(dy, x, scale, *, size, **constants):
+    return lrn_within_backward(dy, x, scale, size=1, **constants)
+
+
+def within_backward_taking_scale_for_constant(dy, x, scale, *, size, alpha, beta):
+    return dy * scale**-beta
+
+
+LRN_WITHIN_FORWARD = [
+    within_over_two_cells_less,
+    within_across_maps,
+    within_with_alpha_times_the_mean,
+    within_one_row_only,
+    within_with_the_edge_repeated,
+]
+LRN_WITHIN_BACKWARD = [
+    within_backward_without_the_two,
+    within_backward_with_a_plus,
+    within_backward_without_neighbours,
+    within_backward_taking_scale_for_constant,
 ]
 
 # --- rectification ---

@@ -10,10 +10,12 @@ import _cli
 import numpy as np
 
 from refnet import features, parallel
+from refnet.arch import Arch
 from refnet.datasets import Dataset
 from refnet.weights import Checkpoint
 
 PART = 1024  # images whose features are kept together
+GRID = 6  # cells in each direction: as many as layer 5 has in the paper
 
 
 def collect(
@@ -49,6 +51,12 @@ def collect(
                 good.append(kept["indices"] + images.start)
             progress(images.stop)
     return {layer: np.concatenate([each[layer] for each in found]) for layer in layers}, np.concatenate(good)
+
+
+def grid_of(arch: Arch, layer: str) -> int | None:
+    """Cells, in each direction, that a layer's maps are averaged over for a linear classifier; none for units."""
+    arch.index(layer)  # raises where there is none
+    return GRID if len(arch.shapes()[layer]) == 3 else None
 
 
 def digest(checkpoint: Checkpoint, layers: Sequence[str]) -> str:

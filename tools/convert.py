@@ -3,10 +3,13 @@
 From .onnx, .pt, .pth and .safetensors (torchvision's AlexNet, VGG and SqueezeNet), .keras and Keras's .h5, and
 .caffemodel beside its .prototxt; a weights file of refnet's goes to .onnx, .safetensors or Keras's .h5, by DST's name.
 What a file does not say of its network's inputs has to be said: --preprocess, or --order, --range, --mean and --std.
+A random image and a photograph go through both networks, the source's in onnxruntime, torch, OpenCV (Caffe) or Keras,
+if these are installed.
 
 examples:
   python tools/convert.py squeezenet.onnx weights/squeezenet.h5 --preprocess torchvision --side 256
   python tools/convert.py alexnet.pth weights/alexnet.h5 --preprocess torchvision --side 256 --classes names.txt
+  python tools/convert.py ZF_faster_rcnn_final.caffemodel weights/zf.h5 --preprocess caffe --until relu5
   python tools/convert.py weights/scenes.h5 scenes.onnx
   python tools/convert.py --check squeezenet.onnx weights/squeezenet.h5
 """
@@ -18,6 +21,7 @@ from pathlib import Path
 import _cli
 import h5py
 import numpy as np
+from matplotlib.cbook import get_sample_data
 
 from refnet import images, models, weights
 from refnet.arch import Arch
@@ -43,7 +47,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, help="resize images to it before the centre is cut (default: no cut)")
     parser.add_argument("--classes", type=Path, help="text file with a class name on each line")
     parser.add_argument("--arch", choices=(*NETWORKS, *models.MODELS), help="of Keras weights without a model")
-    parser.add_argument("--image", type=Path, help="photograph to compare on, beside a random one")
+    parser.add_argument("--until", metavar="LAYER", help="take the network only up to this layer of the source's")
+    parser.add_argument("--image", type=Path, help="to compare on, beside a random one (default: matplotlib's Hopper)")
     parser.add_argument("--accept-differences", action="store_true", help="write DST whatever the comparison says")
     parser.add_argument("--check", action="store_true", help="only compare SRC with the DST that was made of it")
     args = parser.parse_args()
@@ -63,7 +68,8 @@ def main() -> None:
         return
     inputs = said(args, network)
     names = args.classes.read_text().splitlines() if args.classes else ()
-    ck = checkpoint(network, inputs, side=args.side, classes=names, source=args.source.name)
+    source = args.source.name if args.until is None else f"{args.source.name} up to {args.until}"
+    ck = checkpoint(network, inputs, side=args.side, classes=names, source=source)
     compare(args, network, ck, inputs)
     weights.save(args.target, ck)
     if not ck.classes:
@@ -90,13 +96,13 @@ def is_refnets(path: Path) -> bool:
 def read(args: argparse.Namespace) -> Network:
     match args.source.suffix:
         case ".onnx":
-            return onnx.read(args.source)
+            return onnx.read(args.source, args.until)
         case ".pt" | ".pth" | ".safetensors":
-            return pytorch.read(args.source)
+            return pytorch.read(args.source, args.until)
         case ".h5" | ".keras":
-            return keras.read(args.source, named(args.arch))
+            return keras.read(args.source, named(args.arch), args.until)
         case ".caffemodel":
-            return caffe.read(args.source)
+            return caffe.read(args.source, args.until)
     raise ValueError("the name must end with .onnx, .pt, .pth, .safetensors, .h5, .keras or .caffemodel")
 
 
@@ -132,30 +138,31 @@ def said(args: argparse.Namespace, network: Network) -> Inputs:
 def compare(args: argparse.Namespace, network: Network, ck: weights.Checkpoint, inputs: Inputs) -> None:
     """Print the largest difference at every layer; ValueError where one is too large."""
     try:
-        if args.source.suffix == ".onnx":
-            run = onnx.runner(args.source)
-        elif args.source.suffix == ".keras" or (args.source.suffix == ".h5" and network.outputs):
-            run = keras.runner(args.source)
-        else:
-            raise ValueError("nothing here runs such a file")
+        run = check.runner(args.source, network, args.until)
+        found = check.differences(network, ck, inputs, run, compared(args.image, ck.arch))
     except ValueError as error:
         if args.check:
             raise ValueError(f"{args.source}: it cannot be compared: {error}") from None
         print(f"not compared: {error}")
         return
-    pixels = np.random.default_rng(0).integers(0, 256, (1, *ck.arch.input)).astype(np.uint8)
-    if args.image is not None:
-        pixels = np.concatenate([pixels, images.square(images.decode(args.image), ck.arch.side)[None]])
-    found = check.differences(network, ck, inputs, run, pixels)
     width = max(map(len, found), default=0)
     for layer, each in found.items():
         print(f"{layer:<{width}}  {each:.1e}")
-    largest = max(found.values(), default=np.inf)
+    largest = check.worst(found)
     if not largest <= check.MOST and not args.accept_differences:
         raise ValueError(
             f"{args.source}: outputs differ by {largest:.1e} of their largest value, {check.MOST:g} are allowed; "
             "--accept-differences takes it as it is"
         )
+
+
+def compared(image: Path | None, arch: Arch) -> np.ndarray:
+    """A random image and a photograph; of another shape than a square, two random ones."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *arch.input)).astype(np.uint8)
+    if arch.input[0] == arch.input[1] and arch.input[2] == 3:
+        photograph = image or Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
+        pixels[1] = images.square(images.decode(photograph), arch.side)
+    return pixels
 
 
 def export(args: argparse.Namespace) -> None:

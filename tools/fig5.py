@@ -17,7 +17,7 @@ import numpy as np
 from _results import Number
 from matplotlib.figure import Figure
 
-from refnet import evaluate, features, images
+from refnet import evaluate, features, images, models
 from refnet.backend import find_device
 from refnet.datasets import Dataset
 from refnet.experiments import fig5
@@ -35,7 +35,10 @@ def main() -> None:
     parser.add_argument("--pick", help="images to draw, names or numbers, separated by commas (default: the surest)")
     parser.add_argument("--rows", type=int, default=5, help="images to draw, without --pick (default 5)")
     parser.add_argument("--study", type=int, default=50, help="images to measure (default 50)")
-    parser.add_argument("--layers", help="two names, separated by a comma (default: the ends of layers 1 and 7)")
+    parser.add_argument(
+        "--layers", help="two names, separated by a comma (default: the ends of layers 1 and 7, or of the first stage "
+        "and what classifies reads)",
+    )  # fmt: skip
     parser.add_argument("--fill", default="edge", choices=("edge", "mean"), help="beyond the image (default edge)")
     parser.add_argument(
         "--unit", default="original", choices=("original", "largest"),
@@ -44,9 +47,13 @@ def main() -> None:
     args = parser.parse_args()
     _cli.check_counts(args, "images", "threads", "rows", "study")
     layers = args.layers.split(",") if args.layers else None
-    if layers and len(layers) != 2:
+    if layers and len(set(layers)) != 2:
         raise ValueError(f"--layers is {args.layers}, it needs two names")
     checkpoint, data = _cli.load(args)
+    if layers is None:
+        layers = [models.end_of(checkpoint.arch, stage) for stage in (1, 7)]
+    if len(set(layers)) != 2:
+        raise ValueError(f"{checkpoint.arch.name} has no two layers to compare below its classifier")
     options = {
         "layers": layers, "fill": args.fill, "unit": args.unit,
         "device": find_device(args.device), "threads": args.threads,

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder in PASCAL VOC's layout")
     parser.add_argument("--learn", default="train", help="list of the images to train on (default train)")
     parser.add_argument("--test", default="val", help="list of the images to test on (default val)")
-    parser.add_argument("--layer", help="of the features (default: the end of layer 7)")
+    parser.add_argument("--layer", help="of the features (default: the end of layer 7, or what classifies reads)")
     parser.add_argument("--method", default=table6.METHODS[0], choices=table6.METHODS, help="of classification")
     parser.add_argument("--penalty", type=float, help="of the classifier's weights (default: by cross-validation)")
     _cli.common(parser)
@@ -45,8 +45,9 @@ def main() -> None:
     device, sets = find_device(args.device), []
     for images, presence in parts:
         x, good = _features.collect(
-            args.out / "features", checkpoint, images, [layer], device=device, threads=args.threads
-        )
+            args.out / "features", checkpoint, images, [layer], grid=_features.grid_of(checkpoint.arch, layer),
+            device=device, threads=args.threads,
+        )  # fmt: skip
         sets += [x[layer].reshape(len(good), -1), presence[good]]
     setting = {
         "weights": _features.digest(checkpoint, [layer]), "method": args.method, "penalty": args.penalty,

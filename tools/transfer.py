@@ -36,7 +36,7 @@ Found = Mapping[str, Mapping[int, list[float]]]  # kind -> images per class -> a
 def main() -> None:
     parser = _cli.experiment(__doc__)
     _cli.transfer(parser, k="15,30")
-    parser.add_argument("--layer", help="of the features (default: the end of layer 7)")
+    parser.add_argument("--layer", help="of the features (default: the end of layer 7, or what classifies reads)")
     parser.add_argument("--scratch-k", help="images per class to train from scratch on (default: those of --k)")
     parser.add_argument("--scratch-folds", type=int, default=5, help="folds of it, 0 for none (default 5)")
     parser.add_argument("--scratch-epochs", type=int, default=60, help="of those trainings (default 60)")
@@ -46,7 +46,10 @@ def main() -> None:
     scratch_ks = _cli.whole_numbers("--scratch-k", args.scratch_k) if args.scratch_k else ks
     checkpoint, data, left_out = _cli.load_transfer(args)
     device, layer = find_device(args.device), args.layer or models.end_of(checkpoint.arch, 7)
-    x, good = _features.collect(args.out / "features", checkpoint, data, [layer], device=device, threads=args.threads)
+    x, good = _features.collect(
+        args.out / "features", checkpoint, data, [layer], grid=_features.grid_of(checkpoint.arch, layer),
+        device=device, threads=args.threads,
+    )  # fmt: skip
     x, labels = x[layer].reshape(len(good), -1), data.labels[good]
     setting = {
         "weights": _features.digest(checkpoint, [layer]), "data": data.digest(), "test": args.test,

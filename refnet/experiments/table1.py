@@ -83,7 +83,7 @@ def run(
     """
     if len(marked.names) < 5:
         raise ValueError(f"{len(marked.names)} images; the same part in 5 or more is what is compared")
-    layers = layers or [models.end_of(checkpoint.arch, stage) for stage in (5, 7)]
+    layers = layers or list(dict.fromkeys(models.end_of(checkpoint.arch, stage) for stage in (5, 7)))
     side, rng = checkpoint.arch.side, np.random.default_rng(seed)
     pixels = images.centre_crop(marked.pixels, side)
     mean = images.centre_crop(checkpoint.mean[None], side)[0]

@@ -1,50 +1,79 @@
 """Caffe: a .caffemodel, read with a small reader of protobuf's wire format. It holds both layers and weights.
 
-The .prototxt of the same name beside it, if there is one, gives the input's size. Pools round up, groups, LRN and
-padding are as refnet has them; alpha is over the mean; filters are (M, C, K, K), inner products (units, inputs).
+The .prototxt of the same name beside it, if there is one, gives the input's size. Pools round up, groups, LRN (across
+or within maps) and padding are as refnet has them; alpha is over the mean; filters are (M, C, K, K), inner products
+(units, inputs).
 """
 
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from refnet.arch import Dropout, Layer, Linear, Norm, Relu
+from refnet.arch import Dropout, Layer, Linear, Norm, Relu, SpatialNorm
 from refnet.interop import graph
 from refnet.interop.graph import Network, Node
 
 Message = dict[int, list[Any]]  # field number: values in order; bytes, or integers
-_SKIPPED = ("Data", "ImageData", "Accuracy", "SoftmaxWithLoss", "Silence", "Input")
+_SKIPPED = ("Accuracy", "SoftmaxWithLoss", "Silence")
 
 
-def read(path: Path) -> Network:
-    """The network in a .caffemodel; ValueError names the layer that refnet has none for."""
+def read(path: Path, until: str | None = None) -> Network:
+    """The network in a .caffemodel, or up to its layer ``until``.
+
+    ValueError names the layer that refnet has none for.
+    """
     net = _message(path.read_bytes())
-    if 100 not in net:
-        raise ValueError("it has no layers, or those of Caffe's first format: upgrade_net_proto_binary makes it new")
+    if not net.keys() & {2, 100}:
+        raise ValueError("it has no layers")
     size = _input(path.with_suffix(".prototxt"), net)
     nodes: list[Node] = []
     now: dict[str, str] = {}  # the newest tensor of each blob: layers in place write to the blob that they read
     source = ""
-    for data in net[100]:
-        layer = _message(data)
-        name, kind = _text(layer, 1), _text(layer, 2)
-        bottoms, tops = ([each.decode(errors="replace") for each in layer.get(n, [])] for n in (3, 4))
+    for data in net.get(100) or net[2]:
+        name = ""
         try:
-            if kind in _SKIPPED:
+            layer = _message(data) if 100 in net else _upgraded(_message(data))
+            name, kind = _text(layer, 1), _text(layer, 2)
+            bottoms, tops = ([each.decode(errors="replace") for each in layer.get(n, [])] for n in (3, 4))
+            if kind in _SKIPPED or not bottoms:  # without bottoms it makes the data
                 continue
             source = source or bottoms[0]
             inputs = tuple(now.get(each, each) for each in bottoms)
-            (top,) = tops
+            if kind == "Split":  # Caffe puts it in where several layers read a blob
+                now |= dict.fromkeys(tops, inputs[0])
+                continue
             nodes.append(_node(name, kind, layer, inputs))
+            (top,) = tops
             now[top] = name
-        except (ValueError, KeyError, IndexError, TypeError, struct.error) as error:
-            raise ValueError(f"layer {name}: {error}") from None
+            if name == until:
+                break
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
+            raise ValueError(" ".join(f"layer {name}: {error}".split())) from None
+    if until is not None:
+        nodes = graph.leading(nodes, until)
     return graph.build(_text(net, 1) or path.stem, (size[1], size[2], size[0]), nodes, source)
+
+
+# What files of 2014 have instead of "layer", as those of AlexNet and VGG: numbers of kinds, and of fields today's.
+_OLD_KINDS = {
+    1: "Accuracy", 3: "Concat", 4: "Convolution", 6: "Dropout", 8: "Flatten", 14: "InnerProduct", 15: "LRN",
+    17: "Pooling", 18: "ReLU", 20: "Softmax", 21: "SoftmaxWithLoss", 22: "Split", 36: "Silence",
+}  # fmt: skip
+_OLD_FIELDS = {2: 3, 3: 4, 4: 1, 6: 7, 9: 104, 10: 106, 12: 108, 18: 118, 19: 121, 30: 123}
+
+
+def _upgraded(old: Message) -> Message:
+    """A layer of the format before today's, as one of today's."""
+    if 1 in old:
+        raise ValueError("it is of Caffe's first format: upgrade_net_proto_binary makes it new")
+    kind = _number(old, 5, 0)
+    new = {today: old[field] for field, today in _OLD_FIELDS.items() if field in old}
+    return new | {2: [_OLD_KINDS.get(kind, f"number {kind} of the old kinds").encode()]}
 
 
 def _node(name: str, kind: str, layer: Message, x: tuple[str, ...]) -> Node:
@@ -82,9 +111,9 @@ def _node(name: str, kind: str, layer: Message, x: tuple[str, ...]) -> Node:
         case "LRN":
             how = _message(layer[118][0])
             n, alpha, beta, k = _number(how, 1, 5), _float(how, 2, 1.0), _float(how, 3, 0.75), _float(how, 5, 1.0)
-            if _number(how, 4, 0):
-                raise ValueError("it normalises within maps; only across maps can be had")
-            return Node(name, x, name, lambda shape: Norm(name, n, k, float(str(np.float32(alpha / n))), beta))
+            if _number(how, 4, 0):  # within maps: Caffe takes 1 for k, whatever the file says
+                return Node(name, x, name, lambda shape: SpatialNorm(name, n, _short(alpha / n**2), beta))
+            return Node(name, x, name, lambda shape: Norm(name, n, k, _short(alpha / n), beta))
         case "Dropout":
             rate = _float(_message(layer[108][0]), 1, 0.5) if 108 in layer else 0.5
             return Node(name, x, name, lambda shape: Dropout(name, rate))
@@ -106,7 +135,7 @@ def _node(name: str, kind: str, layer: Message, x: tuple[str, ...]) -> Node:
         case "Scale":
             a = blobs[0].reshape(-1)
             return Node(name, x, name, affine=(a, blobs[1].reshape(-1) if len(blobs) > 1 else np.zeros(1)))
-    raise ValueError(f"refnet has no layer for {kind}")
+    raise ValueError(f"refnet has no layer for {kind:.60}; --until takes the network up to one before")
 
 
 def _biases(blobs: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -142,11 +171,57 @@ def _blob(blob: Message) -> np.ndarray:
     return np.frombuffer(raw, "<f4").reshape(shape)
 
 
+def runner(path: Path, until: str | None = None) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """OpenCV on the .prototxt beside a .caffemodel, or on its part that ends with the layer ``until``.
+
+    From images (N, H, W, C) as the source sees them to every layer's output, maps as NHWC.
+    """
+    try:
+        import cv2
+    except ImportError:
+        raise ValueError(
+            "comparing needs the package opencv-python-headless 4: pip install 'refnet[interop]'"
+        ) from None
+    if not hasattr(cv2.dnn, "readNetFromCaffe"):
+        raise ValueError(f"comparing needs opencv-python-headless below 5, this is {cv2.__version__}: 5 reads no Caffe")
+    prototxt = path.with_suffix(".prototxt")
+    if not prototxt.is_file():
+        raise ValueError(f"comparing needs {prototxt.name} beside it")
+    text = _up_to(prototxt.read_text(errors="replace"), until)
+    if others := [k for k in re.findall(r"\bk\s*:\s*([^\s}]+)", text) if float(k) != 1]:
+        raise ValueError(f"an LRN has k {others[0]}; OpenCV takes 1 for all")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it cannot do is said here, once
+    model = cv2.dnn.readNetFromCaffe(*(np.frombuffer(a, np.uint8) for a in (text.encode(), path.read_bytes())))
+    model.enableFusion(False)
+    names = [name for name in model.getLayerNames() if name]
+
+    def run(x: np.ndarray) -> dict[str, np.ndarray]:
+        model.setInput(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+        arrays = model.forward(names)
+        return {n: a.transpose(0, 2, 3, 1) if a.ndim == 4 else a for n, a in zip(names, arrays, strict=True)}
+
+    return run
+
+
+def _up_to(prototxt: str, until: str | None) -> str:
+    """A prototxt without what comes after a layer."""
+    text = re.sub(r"#.*", "", prototxt)
+    if until is None:
+        return text
+    name = re.search(rf"""\bname\s*:\s*["']{re.escape(until)}["']""", text)
+    following = re.search(r"\blayers?\s*\{", text[name.end() :]) if name else None
+    if name is None:
+        raise ValueError(f"the prototxt has no layer {until!r}")
+    return text[: name.end() + following.start()] if following else text
+
+
 # Protobuf's wire format
 
 
 def _message(data: bytes) -> Message:
     """The fields of a message, unread: integers, and bytes for texts, messages and packed numbers."""
+    if not isinstance(data, bytes):
+        raise ValueError(f"no Caffe model, or a damaged one: the number {data} where a message should be")
     found: Message = {}
     for number, value in _fields(data):
         found.setdefault(number, []).append(value)
@@ -203,10 +278,15 @@ def _number(message: Message, field: int, default: Any) -> Any:
 
 
 def _float(message: Message, field: int, default: float) -> float:
-    """A float, as the shortest decimal that is this float32."""
+    """A float, or the default."""
     if field not in message:
         return default
-    return float(str(np.frombuffer(struct.pack("<I", message[field][-1]), "<f4")[0]))
+    return _short(np.frombuffer(struct.pack("<I", message[field][-1]), "<f4")[0])
+
+
+def _short(value: float) -> float:
+    """The shortest decimal that is this float32."""
+    return float(str(np.float32(value)))
 
 
 def _text(message: Message, field: int) -> str:

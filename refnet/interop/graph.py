@@ -39,7 +39,8 @@ class Node:
 class Network:
     """What a reader found: ``outputs`` has the source's tensor for each layer's output.
 
-    ``declared`` is what the file says of its inputs, as `refnet.interop.conventions.Inputs` takes it.
+    ``declared`` is what the file says of its inputs, as `refnet.interop.conventions.Inputs` takes it. ``maps_first``:
+    the source flattens maps in (map, row, column) order.
     """
 
     arch: Arch
@@ -47,6 +48,7 @@ class Network:
     outputs: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     declared: dict[str, Any] = field(default_factory=dict)
+    maps_first: bool = True
 
 
 def build(name: str, shape: Shape, nodes: list[Node], source: str) -> Network:
@@ -75,6 +77,21 @@ def build(name: str, shape: Shape, nodes: list[Node], source: str) -> Network:
         builder.outputs[layers[-1].name] = builder.end
     arch = Arch(re.sub(r"[^ -~]", "_", name)[:64] or "imported", builder.input, tuple(layers))
     return Network(arch, builder.params, builder.outputs)
+
+
+def leading(nodes: list[Node], until: str) -> list[Node]:
+    """Those nodes that lead to the one called ``until``, or that makes a tensor of that name; it is the last of all.
+
+    ValueError names it where there is none.
+    """
+    if not nodes or until not in (nodes[-1].name, nodes[-1].output):
+        raise ValueError(f"it has no layer {until!r} for --until")
+    wanted, kept = {nodes[-1].output}, list[Node]()
+    for node in reversed(nodes):
+        if node.output in wanted:
+            wanted.update(node.inputs)
+            kept.insert(0, node)
+    return kept
 
 
 class _Builder:
@@ -154,7 +171,7 @@ class _Builder:
                 return shape
             layer = replace(layer, name=self.unique(layer.name))
             after = out_shape(layer, shape)
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             raise ValueError(f"node {node.name}: {error}") from None
         if math.prod(after) > MOST_VALUES:
             raise ValueError(f"node {node.name}: its output would be {after}")

@@ -7,6 +7,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import h5py
 import numpy as np
 
 from refnet import hdf5
-from refnet.arch import Arch, Average, Branch, Conv, Dropout, Flatten, Layer, Linear, Norm, Params, Pool, Relu, Shape
+from refnet.arch import Arch, Average, Branch, Conv, Dropout, Flatten, Layer, Linear, Params, Pool, Relu, Shape
 from refnet.geometry import pool_size
 from refnet.interop import graph
 from refnet.interop.apart import apart
@@ -23,24 +24,24 @@ from refnet.interop.graph import Network, Node, Pads
 from refnet.weights import Checkpoint
 
 
-def read(path: Path, arch: Arch | None = None) -> Network:
-    """The network in a .keras or .h5 file; ``arch`` for a file of weights alone."""
+def read(path: Path, arch: Arch | None = None, until: str | None = None) -> Network:
+    """The network in a .keras or .h5 file, or up to its layer ``until``; ``arch`` for a file of weights alone."""
     with _damage():
-        return apart(_read, path, arch)
+        return apart(_read, path, arch, until)
 
 
-def _read(path: Path, arch: Arch | None) -> Network:
+def _read(path: Path, arch: Arch | None, until: str | None) -> Network:
     with _damage():
         if path.suffix == ".keras":
-            return _archive(path)
+            return _archive(path, until)
         with h5py.File(path, "r", locking=False) as file:
             arrays = hdf5.datasets(file)
             if "model_config" not in file.attrs:
                 if arch is None:
                     raise ValueError("it holds weights alone: say with --arch of which network")
-                return _weights_alone(arch, _by_layer(file, arrays))
+                return _weights_alone(arch if until is None else arch.upto(until), _by_layer(file, arrays))
             weights = _by_layer(file["model_weights"], arrays)
-            found = _network(json.loads(file.attrs["model_config"]), weights)
+            found = _network(json.loads(file.attrs["model_config"]), weights, until)
             if "refnet" in file.attrs:
                 data = json.loads(file.attrs["refnet"])
                 found.declared, found.classes = declared(data["inputs"]), tuple(map(str, data["classes"]))
@@ -58,7 +59,7 @@ def _damage() -> Iterator[None]:
         raise ValueError(f"no model of Keras, or a damaged one: {error}") from None
 
 
-def _archive(path: Path) -> Network:
+def _archive(path: Path, until: str | None) -> Network:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.file_size > 1100 * max(info.compress_size, 1) or info.file_size > 1 << 33:
@@ -66,7 +67,7 @@ def _archive(path: Path) -> Network:
         config = json.loads(archive.read("config.json"))
         with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
             arrays = hdf5.datasets(file)
-            return _network(config, _by_variable(config, arrays))
+            return _network(config, _by_variable(config, arrays), until)
 
 
 def _by_layer(file: Any, arrays: dict[str, Any]) -> dict[str, list[np.ndarray]]:
@@ -119,7 +120,7 @@ def _weights_alone(arch: Arch, weights: dict[str, list[np.ndarray]]) -> Network:
     return Network(arch, params)
 
 
-def _network(config: Any, weights: dict[str, list[np.ndarray]]) -> Network:
+def _network(config: Any, weights: dict[str, list[np.ndarray]], until: str | None) -> Network:
     layers = config["config"]["layers"]
     sequential = config["class_name"] == "Sequential"
     pads: dict[str, Pads] = {}
@@ -150,11 +151,15 @@ def _network(config: Any, weights: dict[str, list[np.ndarray]]) -> Network:
             nodes += _node(each["class_name"], how, tuple(inputs), weights.get(name, []), zeros)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"layer {name}: {error}") from None
-    if pads.keys() - used:
+        if name == until:
+            break
+    if until is not None:
+        nodes = graph.leading(nodes, until)
+    if until is None and pads.keys() - used:
         raise ValueError(f"zeros are padded to {next(iter(pads))}, which only convolutions and pools can take")
     if shape is None or len(shape) != 3 or not all(type(n) is int and 0 < n < 1 << 14 for n in shape):
         raise ValueError(f"its input is {shape}; it needs (rows, columns, colours)")
-    return graph.build(str(config["config"].get("name", "keras")), shape, nodes, source)
+    return replace(graph.build(str(config["config"].get("name", "keras")), shape, nodes, source), maps_first=False)
 
 
 def _inbound(layer: dict[str, Any]) -> list[str]:
@@ -236,7 +241,7 @@ def _node(
             affine = graph.batch_norm(gamma, beta, have["mean"], have["var"], how["epsilon"])
             made = Node(name, x, name, affine=affine)
         case _:
-            raise ValueError(f"refnet has no layer for {kind}")
+            raise ValueError(f"refnet has no layer for {kind}; --until takes the network up to one before")
     if pads and kind not in ("Conv2D", "Convolution2D", "MaxPooling2D", "AveragePooling2D"):
         raise ValueError("zeros are padded before it, which only convolutions and pools can take")
     return [made, *after]
@@ -272,7 +277,7 @@ def write(path: Path, ck: Checkpoint) -> None:
     Raises
     ------
     ValueError
-        For layers that Keras has not: normalisation across maps, and pools over the edge of what may be negative.
+        For layers that Keras has not: normalisation (LRN), and pools over the edge of what may be negative.
     """
     arch = ck.arch
     shapes, below = arch.shapes(), arch.input_shapes()
@@ -323,12 +328,12 @@ def write(path: Path, ck: Checkpoint) -> None:
                         "AveragePooling2D" if average else "MaxPooling2D", name, [padded(layer, tensor, pad, after)],
                         pool_size=[size] * 2, strides=[stride] * 2, padding="valid", data_format="channels_last",
                     )  # fmt: skip
-                case Norm():
-                    raise ValueError(f"layer {name}: Keras has no normalisation across maps (LRN)")
                 case Branch():
                     ends_of = [along(path, tensor, positive) for path in layer.paths]
                     tensor = add("Concatenate", name, [each for each, _ in ends_of], axis=-1)
                     positive = all(each for _, each in ends_of)
+                case _:
+                    raise ValueError(f"layer {name}: Keras has no normalisation across or within maps (LRN)")
             positive = not isinstance(layer, Conv | Linear) and (positive or isinstance(layer, Relu))
             if isinstance(layer, Conv | Linear):
                 weights[name] = [(f"{name}/{key}", ck.params[name][k]) for key, k in (("kernel", "w"), ("bias", "b"))]

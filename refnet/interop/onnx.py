@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from refnet.arch import Average, Branch, Conv, Dropout, Flatten, Layer, Linear, Norm, Pool, Relu, Shape
+from refnet.arch import Average, Branch, Conv, Dropout, Flatten, Layer, Linear, Norm, Pool, Relu, Shape, SpatialNorm
 from refnet.geometry import pool_size
-from refnet.interop import graph
+from refnet.interop import graph, within
 from refnet.interop.conventions import declared, described
 from refnet.interop.graph import Network, Node
 from refnet.weights import Checkpoint
@@ -20,8 +20,11 @@ _FLATTENS = ("Flatten", "Reshape", "Squeeze")
 _TYPES = {1: "float32", 7: "int64", 6: "int32", 10: "float16", 11: "float64"}
 
 
-def read(path: Path) -> Network:
-    """The network in an .onnx file; ValueError names the node that refnet has no layer for."""
+def read(path: Path, until: str | None = None) -> Network:
+    """The network in an .onnx file, or up to its node or tensor ``until``.
+
+    ValueError names the node that refnet has no layer for.
+    """
     onnx = _package()
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -32,10 +35,10 @@ def read(path: Path) -> Network:
     content = model.graph
     constants = {each.name: _array(each, path) for each in content.initializer}
     nodes = []
+    normed = within.found(content.node, constants, lambda node: _attributes(onnx, node))
     for index, each in enumerate(content.node):
-        # It goes into messages of one line, and is bytes where it is no UTF-8.
-        name = " ".join(str(each.name).split()) or f"{each.op_type}_{index}"
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in each.attribute}
+        name = _line(each.name or next(iter(each.output), "")) or f"{each.op_type}_{index}"
+        attributes = _attributes(onnx, each)
         try:
             if each.op_type == "Constant":
                 if "value" not in attributes:
@@ -44,16 +47,23 @@ def read(path: Path) -> Network:
                 else:
                     constants[each.output[0]] = _array(attributes["value"], path)
                 continue
-            nodes.append(_node(name, each, attributes, constants))
+            if each.output[0] not in normed:
+                nodes.append(_node(name, each, attributes, constants))
+            elif (node := normed[each.output[0]]) is not None:
+                nodes.append(node)
+            if until in (name, each.output[0]):
+                break
         except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
             raise ValueError(" ".join(f"node {name}: {error}".split())) from None
+    if until is not None:
+        nodes = graph.leading(nodes, until)
     inputs = [each for each in content.input if each.name not in constants]
-    if len(inputs) != 1 or len(content.output) != 1:
+    if len(inputs) != 1 or (until is None and len(content.output) != 1):
         raise ValueError(f"it has {len(inputs)} inputs and {len(content.output)} outputs; it needs one of each")
     dims = [each.dim_value for each in inputs[0].type.tensor_type.shape.dim]
     if len(dims) != 4 or min(dims[1:]) < 1 or math.prod(dims[1:]) > graph.MOST_VALUES:
         raise ValueError(f"its input {inputs[0].name} is {dims}; it needs (N, colours, rows, columns)")
-    found = graph.build(content.name or path.stem, (dims[2], dims[3], dims[1]), nodes, inputs[0].name)
+    found = graph.build(_line(content.name) or path.stem, (dims[2], dims[3], dims[1]), nodes, inputs[0].name)
     return _with_metadata(found, {each.key: each.value for each in model.metadata_props})
 
 
@@ -76,6 +86,15 @@ def _package() -> Any:
     except ImportError:
         raise ValueError("ONNX needs the package onnx: pip install 'refnet[interop]'") from None
     return onnx
+
+
+def _line(name: str | bytes) -> str:
+    """A name as it goes into messages of one line; where it is no UTF-8, it comes as bytes."""
+    return " ".join(str(name).split())
+
+
+def _attributes(onnx: Any, node: Any) -> dict[str, Any]:
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
 def _array(tensor: Any, path: Path) -> np.ndarray:
@@ -166,7 +185,7 @@ def _node(name: str, node: Any, attributes: dict[str, Any], constants: dict[str,
     if kind == "LRN":
         n = attributes["size"]
         alpha, beta, k = attributes.get("alpha", 1e-4), attributes.get("beta", 0.75), attributes.get("bias", 1.0)
-        return Node(name, x, output, lambda shape: Norm(layer, n, _short(k), _short(alpha / n), _short(beta)))
+        return Node(name, x, output, lambda shape: Norm(layer, n, _short(k), _short(_short(alpha) / n), _short(beta)))
     if kind in ("Gemm", "MatMul"):
         w = weights[0].T if attributes.get("transB") else weights[0]
         if attributes.get("alpha", 1) != 1 or attributes.get("beta", 1) != 1 or attributes.get("transA") or w.ndim != 2:
@@ -179,7 +198,7 @@ def _node(name: str, node: Any, attributes: dict[str, Any], constants: dict[str,
     if kind in ("Add", "Mul") and len(x) == 1:
         (a,) = (constants[each] for each in inputs if each in constants)
         return Node(name, x, output, affine=(np.ones(1), a) if kind == "Add" else (a, np.zeros(1)))
-    raise ValueError(f"refnet has no layer for {kind}")
+    raise ValueError(f"refnet has no layer for {kind}; --until takes the network up to one before")
 
 
 def _short(value: float) -> float:
@@ -219,6 +238,10 @@ def write(path: Path, ck: Checkpoint) -> None:
             flat = f"{layer.name}_flat"
             inputs = [tensor, *(f"{layer.name}.{key}" for key in ("weight", "bias"))]
             kind, how = "Identity", {}
+            if isinstance(layer, SpatialNorm):
+                nodes.extend(within.nodes(layer, tensor, helper, constant, ck.dtype))
+                tensor = layer.name
+                continue
             if isinstance(layer, Linear) and len(below[layer.name]) == 3:
                 nodes.append(helper.make_node("Flatten", [tensor], [flat], name=flat))
                 inputs[0] = flat

@@ -8,14 +8,14 @@ import math
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refnet.arch import Arch, Params
-from refnet.interop import graph, layouts
+from refnet.interop import graph, layouts, zoo
 from refnet.interop.conventions import declared, described
 from refnet.interop.graph import Network
 from refnet.weights import Checkpoint
@@ -28,17 +28,20 @@ _STORAGES = {
 }  # fmt: skip
 
 
-def read(path: Path) -> Network:
-    """The network whose state dict is in a .safetensors, .pt or .pth file."""
+def read(path: Path, until: str | None = None) -> Network:
+    """The network whose state dict is in a .safetensors, .pt or .pth file, or up to its module ``until``."""
     tensors, metadata = _safetensors(path) if path.suffix == ".safetensors" else (_pickled(path), {})
     if "refnet" in metadata:
-        return _ours(tensors, metadata["refnet"])
+        return _ours(tensors, metadata["refnet"], until)
     name, nodes = layouts.torchvision(tensors)
+    if until is not None:
+        last = next((n for n, node in enumerate(nodes, start=1) if node.name == until), 0)
+        nodes = graph.leading(nodes[:last], until)
     return graph.build(name, (_SIDE, _SIDE, 3), nodes, "x")
 
 
-def _ours(tensors: Mapping[str, np.ndarray], metadata: str) -> Network:
-    """What `write` wrote."""
+def _ours(tensors: Mapping[str, np.ndarray], metadata: str, until: str | None) -> Network:
+    """What `write` wrote, or the part of it that leads to a layer."""
     try:
         data = json.loads(metadata)
         arch, inputs, classes = Arch.from_json(data["arch"]), declared(data["inputs"]), tuple(map(str, data["classes"]))
@@ -62,7 +65,9 @@ def _ours(tensors: Mapping[str, np.ndarray], metadata: str) -> Network:
         if w.shape != shapes["w"]:
             raise ValueError(f"tensor {layer}.weight is {w.shape} in refnet's order, it needs {shapes['w']}")
         params[layer] = {"w": np.ascontiguousarray(w), "b": b}
-    return Network(arch, params, {}, classes, inputs)
+    if until is not None:
+        arch = arch.upto(until)
+    return Network(arch, {layer: params[layer] for layer in arch.param_shapes()}, {}, classes, inputs)
 
 
 def write(path: Path, ck: Checkpoint) -> None:
@@ -185,3 +190,46 @@ def _pickled(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"no state dict but a {type(found).__name__}")
     tensors = {key.removeprefix("module."): a for key, a in found.items() if isinstance(a, np.ndarray)}
     return {key: a for key, a in tensors.items() if not key.endswith("num_batches_tracked")}
+
+
+def runner(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """torch on a state dict: from images (N, H, W, C) as the source sees them to every module's output, maps as NHWC.
+
+    The modules are `refnet.interop.zoo`'s.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise ValueError("comparing needs the package torch") from None
+    tensors = _loaded(torch, path)
+    module = zoo.like({key.removeprefix("module."): each.float() for key, each in tensors.items()})
+    found: dict[str, np.ndarray] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_: Any, __: Any, y: Any) -> None:
+            found[name] = (y.permute(0, 2, 3, 1) if y.ndim == 4 else y).numpy().copy()
+
+        return hook
+
+    for name, each in module.named_modules():
+        each.register_forward_hook(keep(name))
+
+    def run(x: np.ndarray) -> dict[str, np.ndarray]:
+        found.clear()
+        with torch.no_grad():
+            module(torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))))
+        return dict(found)
+
+    return run
+
+
+def _loaded(torch: Any, path: Path) -> Any:
+    """A state dict as torch or safetensors itself reads it; nothing in it is executed."""
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError:
+            raise ValueError("comparing needs the package safetensors") from None
+        return load_file(path)
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    return found.get("state_dict", found)

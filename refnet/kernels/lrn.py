@@ -1,10 +1,15 @@
-"""Local response normalisation on a GPU: one pass each (lrn.cu)."""
+"""Local response normalisation on a GPU: across maps one pass each (lrn.cu), within maps as on the CPU.
+
+What normalises within maps is one network's, which nobody trains here: it has no kernel of its own.
+"""
 
 import numpy as np
 
 from refnet.backend import Array, empty
 from refnet.kernels.launch import pack, start
-from refnet.ops.lrn import check_backward, check_forward
+from refnet.ops.lrn import check_backward, check_forward, lrn_within_backward, lrn_within_forward
+
+__all__ = ["lrn_backward", "lrn_forward", "lrn_within_backward", "lrn_within_forward"]
 
 
 def lrn_forward(

@@ -9,12 +9,13 @@ from refnet.ops.boxes import blank_beyond, cut_boxes, paste_boxes
 from refnet.ops.conv import conv_forward, conv_grads, conv_transpose
 from refnet.ops.linear import linear_forward, linear_grads, linear_transpose
 from refnet.ops.loss import cross_entropy
-from refnet.ops.lrn import lrn_backward, lrn_forward
+from refnet.ops.lrn import lrn_backward, lrn_forward, lrn_within_backward, lrn_within_forward
 from refnet.ops.pool import pool_forward, unpool
 from refnet.ops.relu import relu_backward, relu_forward
 
 __all__ = [
     "average_forward", "average_transpose", "blank_beyond", "conv_forward", "conv_grads", "conv_transpose",
     "cross_entropy", "cut_boxes", "linear_forward", "linear_grads", "linear_transpose", "lrn_backward",
-    "lrn_forward", "paste_boxes", "pool_forward", "relu_backward", "relu_forward", "unpool",
+    "lrn_forward", "lrn_within_backward", "lrn_within_forward", "paste_boxes", "pool_forward", "relu_backward",
+    "relu_forward", "unpool",
 ]  # fmt: skip

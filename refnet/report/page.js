@@ -300,7 +300,8 @@ function heat(values, low, high, format) {
 }
 
 async function viewImage(number) {
-  if (!net.samples.length) return ["Image", h("h1", { tabindex: -1 }, "Image"), noImages()];
+  if (!net.samples.length) return ["Image", h("h1", { tabindex: -1 }, "Image"),
+    seen() ? h("p", { class: "note" }, "This network ends with maps and names no class, so no square is slid over images.") : noImages()];
   const i = Math.min(number || 0, net.samples.length - 1), sample = net.samples[i];
   const data = await refnet.load(`sample-${i}`);
   const R = data.right.length, C = data.right[0].length;

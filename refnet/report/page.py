@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from refnet import images, top
-from refnet.arch import Arch, Conv
+from refnet.arch import Arch, Branch, Conv, flat
 from refnet.datasets import Dataset
 from refnet.report import maps, samples, training
 from refnet.report.encode import picture, script, tiles
@@ -107,13 +106,8 @@ def files(
 
     if dataset is not None and layers:
         yield from _maps(checkpoint, dataset, layers, summary, where, progress)
-        few = samples.readable(dataset, sample_count)
-        for i, (one, facts, pictures) in enumerate(samples.files(checkpoint, few, layers, **where)):
-            summary["samples"].append(one)
-            yield f"data/sample-{i}.js", script(f"sample-{i}", facts)
-            for name, content in pictures.items():
-                yield f"samples/{i}/{name}", content
-            progress("occlusion", i + 1, len(few))
+        if len(arch.shapes()[arch.layers[-1].name]) == 1:  # what ends with maps names no class
+            yield from _samples(checkpoint, samples.readable(dataset, sample_count), layers, summary, where, progress)
         if kept:
             yield from _evolution(kept, dataset, layers, summary, where, progress)
 
@@ -152,6 +146,23 @@ def _maps(
         yield f"images/{i}.webp", picture(images.centre_crop(dataset.image(i)[None], arch.side)[0], tile=arch.side)
 
 
+def _samples(
+    checkpoint: Checkpoint,
+    few: Dataset,
+    layers: Sequence[str],
+    summary: dict[str, Any],
+    where: dict[str, Any],
+    progress: Progress,
+) -> Iterator[tuple[str, bytes]]:
+    """Some images behind a square, for the Image tab."""
+    for i, (one, facts, pictures) in enumerate(samples.files(checkpoint, few, layers, **where)):
+        summary["samples"].append(one)
+        yield f"data/sample-{i}.js", script(f"sample-{i}", facts)
+        for name, content in pictures.items():
+            yield f"samples/{i}/{name}", content
+        progress("occlusion", i + 1, len(few))
+
+
 def _evolution(
     kept: Sequence[Checkpoint],
     dataset: Dataset,
@@ -174,14 +185,15 @@ def _evolution(
 
 def table(arch: Arch) -> list[dict[str, Any]]:
     """Every layer as the page draws it: name, kind, output, receptive field and parameters."""
-    shapes, params = arch.shapes(), arch.param_shapes()
+    shapes, params, maps_of = arch.shapes(), arch.param_shapes(), top.rectifiers(arch)
     rows = []
-    for layer in arch.layers:
+    for layer in flat(arch.layers):
         shape = shapes[layer.name]
         seen = arch.field(layer.name) if len(shape) == 3 else None
         rows.append(
             {
-                **asdict(layer),
+                **({"name": layer.name} if isinstance(layer, Branch) else asdict(layer)),
+                **({"maps": maps_of[layer.name]} if layer.name in maps_of else {}),
                 "kind": type(layer).__name__.lower(),
                 "shape": shape,
                 "field": seen and seen.size,
@@ -189,9 +201,6 @@ def table(arch: Arch) -> list[dict[str, Any]]:
                 "parameters": sum(int(np.prod(each)) for each in params.get(layer.name, {}).values()),
             }
         )
-    for row, after in pairwise(rows):
-        if row["kind"] == "conv" and after["kind"] == "relu":
-            row["maps"] = after["name"]
     return rows
 
 

@@ -691,6 +691,9 @@ def test_convert_refuses_what_it_does_not_know(tmp_path):
     assert "the name must end with" in convert(tmp_path / "a.txt", tmp_path / "b.h5").stderr
     weights.save(tmp_path / "a.h5", checkpoint_of(TINY))
     assert "the name must end with" in convert(tmp_path / "a.h5", tmp_path / "b.txt").stderr
+    done = convert(tmp_path / "a.h5", tmp_path / "b.onnx", "--until", "conv2", "--accept-differences")
+    assert "says all about itself: leave out --until, --accept-differences" in done.stderr
+    assert done.returncode == 2 and not (tmp_path / "b.onnx").exists()
     with h5py.File(tmp_path / "c.h5", "w") as file:
         file["x"] = 1
     assert "weights alone: say with --arch" in convert(tmp_path / "c.h5", tmp_path / "b.h5").stderr

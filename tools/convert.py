@@ -166,6 +166,10 @@ def compared(image: Path | None, arch: Arch) -> np.ndarray:
 
 
 def export(args: argparse.Namespace) -> None:
+    said_already = [name for name, value in vars(args).items() if value and name not in ("source", "target")]
+    if said_already:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in said_already)
+        raise ValueError(f"{args.source} is refnet's own and says all about itself: leave out {options}")
     ck = weights.load(args.source)
     writers = {".onnx": onnx.write, ".safetensors": pytorch.write, ".h5": keras.write}
     if args.target.suffix not in writers:

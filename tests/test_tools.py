@@ -19,10 +19,10 @@ from refnet import images, sgd, train, weights
 ROOT = Path(__file__).parents[1]
 
 
-def tool(name, *args, check=None, cwd=ROOT):
-    """Run a tool; (status, stdout, stderr)."""
+def tool(name, *args, check=None, cwd=ROOT, before=None):
+    """Run a tool, having called ``before`` in its process; (status, stdout, stderr)."""
     command = [sys.executable, str(ROOT / "tools" / name), *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, preexec_fn=before)
     if check is not None:
         assert done.returncode == check, done.stderr
     return done.returncode, done.stdout, done.stderr

@@ -205,13 +205,6 @@ def test_visualize_writes_sheets_and_numbers_that_agree(trained, photos, tmp_pat
         np.testing.assert_array_equal(patch[max(-row0, 0) :, max(-col0, 0) :][: len(inside), : inside.shape[1]], inside)
 
 
-@pytest.mark.parametrize("name", ["train.py", "evaluate.py", "visualize.py", "describe.py"])
-def test_help_has_an_example_and_tools_run_from_anywhere(name, tmp_path):
-    _, printed, _ = tool(name, "--help", check=0, cwd=tmp_path)
-    assert f"python tools/{name}" in printed
-    assert "refnet 0" in tool(name, "--version", check=0, cwd=tmp_path)[1]
-
-
 def test_mistakes_get_one_line_and_status_2(trained, photos, tmp_path):
     out = trained[0]
     new = tmp_path / "new.h5"

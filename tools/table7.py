@@ -63,7 +63,7 @@ def main() -> None:
         "near-duplicates left out": left_out, "folds": args.folds, "test images per class": f"up to {args.test}",
         "penalty": args.penalty or "three-fold cross-validation", "seed": args.seed,
     }  # fmt: skip
-    _results.save(args.out, "table7", numbers(found), choices=choices, detail=found, picture=figure(found))
+    _results.save(args, "table7", numbers(found), choices=choices, detail=found, picture=figure(found))
 
 
 def numbers(found: Found) -> list[Number]:

@@ -72,7 +72,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(name):
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, str(ROOT / "tools" / name), "--version"]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=120)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=buffered, timeout=120)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
 

@@ -168,6 +168,7 @@ def _meetings(n, out, window):
 
 
 @given(hw=sides, window=windows, ceil=st.booleans())
+@example(hw=(6, 6), window=Window(3, 3, 1), ceil=False)  # columns that no window reaches, on either side of a plane
 def test_taps_and_join_put_each_value_where_its_cell_is(hw, window, ceil):
     """One tap at a time: what is written for every window is found at the windows' cells, and nowhere else."""
     out_hw = tuple(pool_size(n, window, ceil=ceil) for n in hw)

@@ -90,6 +90,7 @@ CASES = [
     Case(1, (19, 12), 2, 2, 8, stride=3, pad=1),
     Case(1, (20, 9), 1, 2, 9, stride=3),
     Case(1, (18, 9), 2, 3, 9, stride=3, pad=1),  # a row that no window sees, and padding
+    Case(1, (9, 18), 2, 3, 9, stride=3, pad=1),  # such a column
     Case(1, (1, 2), 2, 2, 5, stride=2, pad=2),
     Case(0, (5, 4), 3, 4, pad=1),
     Case(0, (9, 8), 3, 2, 5, stride=2),

@@ -125,6 +125,8 @@ def main() -> None:
             tried += outcome != "no mutant"
             if outcome in ("survived", "looped"):
                 print(f"{outcome} {mutant}", flush=True)
+            if sum(verdicts.values()) % 50 == 0:
+                print(dict(verdicts), file=sys.stderr, flush=True)
     share = 1 - verdicts["survived"] / tried
     print(f"{tried} of {len(every)} mutants, {verdicts['no mutant']} more could not be imported;")
     print(f"{verdicts['survived']} survived, {verdicts['looped']} looped: {share:.1%} found")

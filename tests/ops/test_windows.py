@@ -189,6 +189,14 @@ def test_taps_and_join_put_each_value_where_its_cell_is(hw, window, ceil):
     assert numbers == list(range(window.size**2))
 
 
+@given(out_hw=sides, window=windows)
+def test_planes_are_as_large_as_windows_reach_and_no_larger(out_hw, window):
+    reach = [(plane, rows.stop, columns.stop) for _, (plane, _, rows, columns) in taps(out_hw, window)]
+    planes = blank_planes(2, 3, out_hw=out_hw, window=window, like=np.zeros(1))
+    _, rows, columns = np.max(reach, axis=0)
+    assert planes.shape == (window.stride, 2, rows, columns, 3) and not planes.any()
+
+
 @pytest.mark.parametrize("pad", [0, 1, 3])
 def test_cropped_is_the_adjoint_of_padded(pad):
     rng = np.random.default_rng(0)

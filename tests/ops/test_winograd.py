@@ -210,6 +210,15 @@ def cases(draw):
     return case
 
 
+@pytest.mark.parametrize("tiles", [(1, 1), (2, 5)])
+def test_blocks_are_as_many_as_tiles_look_at_and_no_more(tiles):
+    seen = [
+        [range(99)[each][-1] + 1 for each in (rows, columns)] for *_, (_, rows, _, columns) in winograd._places(tiles)
+    ]
+    rows, columns = np.max(seen, axis=0)
+    assert winograd._blank_blocks(2, 3, tiles, 2, np.zeros(1)).shape == (2, rows, 2, columns, 2, 3)
+
+
 @given(case=cases())
 @example(case=Case(32, (6, 6), 96, 64, pad=1))
 @example(case=Case(3, (22, 13), 7, 5, 6, stride=2, pad=5))  # more padding than the paper's

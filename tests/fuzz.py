@@ -5,6 +5,7 @@ tried, branches reached by the good files and at the end, and what went wrong. A
 ValueError or OSError in one line, within 5 seconds and 2 GB. Status 1 where one was not, which is kept in out/fuzz.
 """
 
+import io
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ import tempfile
 import traceback
 import zipfile
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import atheris
@@ -21,7 +23,8 @@ import h5py
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-with atheris.instrument_imports(include=["refnet.arch", "refnet.hdf5", "refnet.interop", "refnet.weights"]):
+INSTRUMENTED = ["refnet.arch", "refnet.hdf5", "refnet.interop", "refnet.weights"]
+with redirect_stderr(io.StringIO()), atheris.instrument_imports(include=INSTRUMENTED):  # it would name each
     from refnet import hdf5, models, weights
     from refnet.arch import Arch
     from refnet.hdf5 import Content

@@ -36,6 +36,7 @@ from refnet.ops import (
     unpool,
 )
 from refnet.ops.average import edge_weights
+from refnet.ops.dropout import dropout_forward, dropout_mask
 from refnet.ops.loss import softmax
 
 pytestmark = pytest.mark.usefixtures("dirty_memory")
@@ -183,6 +184,14 @@ def test_normalisation(case, dtype, layout):
 def test_rectification(shape, dtype, layout):
     test_relu.check_forward(relu_forward, shape, dtype, layout)
     test_relu.check_backward(relu_backward, shape, dtype, layout)
+
+
+@given(shape=st.lists(st.integers(0, 4), min_size=1, max_size=4).map(tuple), rate=st.floats(0, 0.9), **how)
+def test_dropping_out(shape, rate, dtype, layout):
+    rng = np.random.default_rng(0)
+    x, mask = rng.normal(size=shape).astype(dtype), dropout_mask(shape, rate=rate, rng=rng, dtype=dtype)
+    y = dropout_forward(LAYOUTS[layout](x), LAYOUTS[layout](mask))
+    assert_close(y, naive.dropout_forward(x, mask), dtype)
 
 
 @given(case=st.builds(test_loss.Case, few, st.integers(1, 9), spread=st.floats(0.1, 30)), **how)

@@ -80,7 +80,7 @@ torture: $(DEV) ## kill, cut, fuzz and overload at length, within an hour (tests
 	$(PY) -m pip install -q atheris
 	$(PY) tests/fuzz.py 60
 
-mutants: $(DEV) ## change refnet/ops at 500 places, one at a time, and see that a test fails: half an hour
+mutants: $(DEV) ## change refnet/ops at 500 places, one at a time, and see that a test fails: an hour
 	$(PY) -m pip install -q 'cosmic-ray>=8.3'
 	OPENBLAS_NUM_THREADS=1 $(PY) tests/mutants.py 500
 

@@ -59,8 +59,9 @@ def attributes(_: Path) -> Reader:
         said = as_json(data)
         if isinstance(said, dict) and all(isinstance(each, dict) for each in said.values()):
             content = Content({"/": {}, **said}, good.datasets)
-            weights._check_file(content)
-            weights._unpack(Arch.from_json(content.attributes["/"]["arch"]), content)
+            with weights._naming("a.h5"):
+                weights._check_file(content)
+                weights._unpack(Arch.from_json(content.attributes["/"]["arch"]), content)
 
     return read, [json.dumps(good.attributes).encode()]
 

@@ -306,6 +306,9 @@ CRAFTED = {
     "references": lambda file: file.create_dataset("/params/ref", data=[file["/params"].ref], dtype=h5py.ref_dtype),
     "a circle": lambda file: file["/params"].__setitem__("again", file["/"]),
     "a soft link": lambda file: file.__setitem__("/soft", h5py.SoftLink("/params")),
+    "an attribute of two lines": attribute("a\nb", 1),
+    "a dataset of two lines": put("/a\nb", 1),
+    "a soft link of two lines": lambda file: file.__setitem__("/a\nb", h5py.SoftLink("/params")),
     "a link to another file": lambda file: file.__setitem__("/out", h5py.ExternalLink("/etc/hostname", "/")),
 }
 

@@ -33,7 +33,7 @@ mpirun    = $(if $(RANKS),$(PY) tools/_mpirun.py $(MPIRUN) -n $(RANKS) $(if $(fi
 data_arg  = $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help train evaluate visualize figures report demo describe bench test test-all torture test-gpu lint oracles clean
+.PHONY: help train evaluate visualize figures report demo describe bench test test-all torture mutants test-gpu lint oracles clean
 
 help: ## list the targets
 	@echo 'make TARGET [DATA=folder-of-classes] [ARCH=$(ARCH)] [EPOCHS=$(EPOCHS)] [DEVICE=auto|cpu|cuda] [RANKS=processes] [RUN=name] [SEED=0]'
@@ -74,9 +74,15 @@ test: $(DEV) ## everything that a CPU can check in minutes
 test-all: $(DEV) ## the long tests as well
 	$(PY) -m pytest -q -m "not gpu"
 
-torture: $(DEV) ## kill, cut, mutate and overload at length, within an hour (tests/RELIABILITY.md)
+torture: $(DEV) ## kill, cut, fuzz and overload at length, within an hour (tests/RELIABILITY.md)
 	REFNET_MUTANTS=50000 REFNET_KILLS=200 REFNET_AT_ONCE=8 REFNET_ARCHS=5000 $(PY) -m pytest -q -s -p no:cacheprovider \
 	  tests/test_reliability.py tests/test_random_archs.py
+	$(PY) -m pip install -q atheris
+	$(PY) tests/fuzz.py 60
+
+mutants: $(DEV) ## change refnet/ops at 500 places, one at a time, and see that a test fails: an hour
+	$(PY) -m pip install -q 'cosmic-ray>=8.3'
+	OPENBLAS_NUM_THREADS=1 $(PY) tests/mutants.py 500
 
 test-gpu: $(DEV) ## what needs a CUDA device
 	$(PY) -m pytest -q -m gpu

@@ -428,7 +428,7 @@ def _layer(data: Any) -> Layer:
     given = {key: value for key, value in data.items() if key != "kind"}
     names = {field.name for field in fields(kind)}
     if extra := given.keys() - names:
-        raise ValueError(f"{data['kind']} layer {data.get('name')!r} has unknown fields: {', '.join(sorted(extra))}")
+        raise ValueError(f"{data['kind']} layer {data.get('name')!r:.80} has unknown fields: {sorted(extra)!r:.80}")
     if kind is Branch and "paths" in given:
         paths = given["paths"]
         if not isinstance(paths, list) or not all(isinstance(path, list) for path in paths):

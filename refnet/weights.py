@@ -132,11 +132,11 @@ def load(path: str | Path) -> Checkpoint:
 
 @contextmanager
 def _naming(path: str | Path) -> Iterator[None]:
-    """Put the file's name in front of what is wrong with it."""
+    """Put the file's name in front of what is wrong with it, in one line whatever the names in the file are."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 # Checkpoint <-> content

@@ -1,5 +1,6 @@
 """What the tests share: oracles, closeness, memory layouts, numeric gradients, threads, and what stands in for CuPy."""
 
+import ctypes
 import importlib
 import os
 import shutil
@@ -116,6 +117,13 @@ def dirty_memory():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend._arena, "empty", dirty)
         yield
+
+
+def without_root():
+    """Called in a child before its program starts: there root may only do what permissions allow, as anyone else."""
+    if os.geteuid() == 0:
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+            assert ctypes.CDLL(None).prctl(24, capability, 0, 0, 0) == 0  # PR_CAPBSET_DROP
 
 
 def blas_threads():

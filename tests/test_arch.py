@@ -209,7 +209,8 @@ def as_json(layer='{"kind": "relu", "name": "relu1"}', *, name='"a"', shape="[9,
         (as_json('{"kind": ["relu"], "name": "x"}'), "is of no known kind"),
         (as_json('{"kind": "relu"}'), r"relu layer None lacks some of \['name'\]"),
         (as_json('{"kind": "conv", "name": "c", "size": 3}'), "conv layer 'c' lacks some of .*'filters'"),
-        (as_json('{"kind": "relu", "name": "r", "slope": 0.1}'), "relu layer 'r' has unknown fields: slope"),
+        (as_json('{"kind": "relu", "name": "r", "slope": 0.1}'), r"relu layer 'r' has unknown fields: \['slope'\]"),
+        (as_json(r'{"kind": "relu", "name": "r", "a\nb": 0.1}'), r"relu layer 'r' has unknown fields: \['a\\nb'\]"),
         (as_json('{"kind": "conv", "name": "c", "filters": true, "size": 3}'), "filters is True, it needs a int"),
         (as_json('{"kind": "conv", "name": "c", "filters": 6.0, "size": 3}'), "filters is 6.0, it needs a int"),
         (as_json('{"kind": "conv", "name": "c", "filters": [6], "size": 3}'), r"filters is \[6\], it needs a int"),
@@ -218,7 +219,7 @@ def as_json(layer='{"kind": "relu", "name": "relu1"}', *, name='"a"', shape="[9,
         (as_json('{"kind": "relu", "name": null}'), "its name is None; a name is 1 to 64 letters"),
         (as_json('{"kind": "relu", "name": {"a": 1}}'), "its name is {'a': 1}; a name is 1 to 64 letters"),
     ],
-    ids=range(25),
+    ids=range(26),
 )
 def test_json_that_is_no_architecture_is_refused(text, message):
     with pytest.raises(ValueError, match=message):

@@ -180,32 +180,6 @@ def test_class_too_small_to_split(classes):
 # ------------------------------------------------------------------------------------------------- images
 
 
-def test_bad_files_of_all_kinds_are_skipped_and_named(tmp_path):
-    folder = tmp_path / "ant"
-    for i in range(3):
-        put(folder / f"good{i}.png", seed=i)
-    put(folder / "one pixel.png", side=1)
-    put(folder / "palette.gif")
-    Image.new("CMYK", (9, 9), (0, 255, 255, 0)).save(folder / "cmyk.jpg")
-    Image.fromarray(np.full((9, 9), 40000, np.uint16)).save(folder / "deep.png")
-    (folder / "empty.jpg").touch()
-    (folder / "html.jpg").write_text("<html>404</html>")
-    (folder / "truncated.png").write_bytes((folder / "good0.png").read_bytes()[:120])
-    (folder / "gone.jpg").symlink_to(folder / "good0.png")
-    whole = datasets.load_whole(tmp_path, side=8)
-    (folder / "gone.jpg").unlink()
-
-    batches = list(loader.in_order(whole, batch=4, size=6, mean=np.zeros((8, 8, 3), np.float32), scale=1.0))
-    read = [whole.names[i] for batch in batches for i in batch.indices]
-    assert sorted(whole.skipped) == [f"ant/{name}" for name in ("empty.jpg", "gone.jpg", "html.jpg", "truncated.png")]
-    assert sorted([*read, *whole.skipped]) == sorted(whole.names)
-    assert whole.skipped["ant/empty.jpg"] == "the file is empty"
-    with pytest.raises(ValueError, match=r"^ant/html.jpg: not an image in a known format"):
-        whole.image(whole.names.index("ant/html.jpg"))
-    assert whole.image(whole.names.index("ant/one pixel.png")).shape == (8, 8, 3)
-    np.testing.assert_array_equal(whole.image(whole.names.index("ant/deep.png")), np.full((8, 8, 3), 40000 >> 8))
-
-
 @pytest.mark.parametrize(("cache_bytes", "reads"), [(17 * 8 * 8 * 3, 1), (17 * 8 * 8 * 3 - 1, 2)])
 def test_images_are_decoded_once_if_all_fit(classes, monkeypatch, cache_bytes, reads):
     decode, seen = images.decode, []

@@ -29,11 +29,11 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(photos, tmp_path_factory):
-    """The folder of a grid of two seeds, its arguments, and what was printed."""
+    """The folder of a grid of two seeds, its arguments, and what was said."""
     out = tmp_path_factory.mktemp("run")
     args = ("--data", photos, "--epochs", 1, "--seeds", 2, "--out", out)
-    _, printed, err = tool("table3.py", *args, check=0)
-    return out, args, printed, err
+    _, _, err = tool("table3.py", *args, check=0)
+    return out, args, err
 
 
 def numbers(out, name):
@@ -44,7 +44,7 @@ def numbers(out, name):
 
 
 def test_the_grid_writes_every_row_beside_the_paper_s(run):
-    out, _, printed, _ = run
+    out, _, err = run
     found, content = numbers(out, "table3")
     assert len(list((out / "table3").glob("*.json"))) == 24 == len(list((out / "nets").glob("*.h5")))
     row = found["Figure 3, layers 3,4,5: 512, 1024, 512: val top-1 error %"]
@@ -57,16 +57,16 @@ def test_the_grid_writes_every_row_beside_the_paper_s(run):
     assert content["choices"]["epochs"] == 1 and content["choices"]["seeds"] == [0, 1]
     with Image.open(out / "table3.png") as picture:
         assert picture.width > 900
-    assert "Krizhevsky, replication, seed 1:" in printed
+    assert "Krizhevsky, replication, seed 1:" in err
 
 
 def test_the_grid_goes_on_where_it_stopped(run):
-    out, args, _, _ = run
+    out, args, _ = run
     before = (out / "table3.json").read_bytes()
     (out / "table3" / "figure-3-as-it-is-seed1.json").unlink()
     (out / "nets" / "mini-figure-3-as-it-is-seed1.h5").unlink()
-    _, printed, err = tool("table3.py", *args, check=0)
-    assert printed.count(", seed ") == 1 and "Figure 3, as it is, seed 1:" in printed
+    _, _, err = tool("table3.py", *args, check=0)
+    assert err.count(", seed ") == 1 and "Figure 3, as it is, seed 1:" in err
     assert err.count("epoch ") == 1  # one training
     assert (out / "table3.json").read_bytes() == before
 
@@ -78,7 +78,7 @@ def test_rows_of_another_budget_are_refused(run):
 
 
 def test_table_2_votes_with_the_grid_s_networks(run, photos):
-    out, _, _, _ = run
+    out, _, _ = run
     before = {path.name for path in (out / "nets").iterdir()}
     tool("table2.py", "--data", photos, "--epochs", 1, "--members", 3, "--out", out, check=0)
     assert {path.name for path in (out / "nets").iterdir()} - before == {"mini-figure-3-as-it-is-seed2.h5"}
@@ -92,7 +92,7 @@ def test_table_2_votes_with_the_grid_s_networks(run, photos):
 
 
 def test_figure_6_trains_only_the_network_without_the_clip(run, photos):
-    out, _, _, _ = run
+    out, _, _ = run
     before = {path.name for path in (out / "nets").iterdir()}
     tool("fig6.py", "--data", photos, "--epochs", 1, "--maps", 4, "--out", out, check=0)
     new = {path.name for path in (out / "nets").iterdir()} - before
@@ -128,14 +128,14 @@ def test_figure_4_of_a_dead_network_is_a_line(tmp_path):
 
 def test_all_figures_run_one_after_the_other_or_say_what_they_lack(run, photos, tmp_path):
     """Those that the grid's networks are there for; the rest has its own tests."""
-    out, _, _, _ = run
+    out, _, _ = run
     net = out / "nets" / "mini-figure-3-as-it-is-seed0.h5"
     args = (net, "--data", photos, "--epochs", 1, "--out", tmp_path)
-    _, printed, _ = tool("figures.py", *args, "--only", "fig2,fig4,transfer,pointing", check=0)
-    assert "fig4: left out" in printed and "no kept epochs" in printed
-    assert "transfer: left out, it needs --caltech" in printed
-    assert "pointing: left out" in printed and "does not know the drawn scenes" in printed
-    assert "fig2: python tools/visualize.py" in printed and (tmp_path / "features.png").exists()
+    _, _, err = tool("figures.py", *args, "--only", "fig2,fig4,transfer,pointing", check=0)
+    assert "fig4: left out" in err and "no kept epochs" in err
+    assert "transfer: left out, it needs --caltech" in err
+    assert "pointing: left out" in err and "does not know the drawn scenes" in err
+    assert "fig2: python tools/visualize.py" in err and (tmp_path / "features.png").exists()
     assert "there are fig2, fig4" in mistake("figures.py", *args, "--only", "fig3")
     assert "it needs --data" in mistake("figures.py", net, "--out", tmp_path)
 

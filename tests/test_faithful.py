@@ -211,8 +211,8 @@ def test_layers_that_are_no_relu_start_where_they_are():
 def test_the_command_keeps_its_layers(tmp_path):
     args = ("weights/scenes.h5", "--images", 3, "--units", 2, "--layers", "relu1,relu3", "--threads", 1)
     args = (*args, "--out", tmp_path)
-    _, printed, _ = tool("faithful.py", *args, check=0)
-    assert "relu1: 6 activations measured" in printed
+    _, _, err = tool("faithful.py", *args, check=0)
+    assert "relu1: 6 activations measured" in err
     before = (tmp_path / "faithful.json").read_bytes()
     content = json.loads(before)
     found = {each["name"]: each["measured"] for each in content["numbers"]}
@@ -220,8 +220,8 @@ def test_the_command_keeps_its_layers(tmp_path):
     assert len(content["detail"]["relu3"]["alike"]["guided"]["energy"]) == 3  # convolutions from relu3 down
     assert content["choices"]["share"] == 0.05 and (tmp_path / "faithful.png").exists()
     (tmp_path / "faithful" / "relu3.json").unlink()
-    _, printed, _ = tool("faithful.py", *args, check=0)
-    assert printed.count("measured\n") == 1 and "relu1: 6" not in printed
+    _, _, err = tool("faithful.py", *args, check=0)
+    assert err.count("measured\n") == 1 and "relu1: 6" not in err
     assert (tmp_path / "faithful.json").read_bytes() == before
     assert "use another --out" in mistake("faithful.py", *args, "--share", 0.1)
     assert "sees the whole image" in mistake("faithful.py", *args, "--layers", "fc8")

@@ -1,13 +1,16 @@
 """Architectures at random: what validates runs, trains, projects and comes back from its file; the rest is refused."""
 
 import os
+from typing import Any, NamedTuple
 
+import naive
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from fixtures import assert_near, params_of
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from refnet import deconv, net, sgd, weights
-from refnet.arch import Arch, Average, Branch, Conv, Dropout, Flatten, Linear, Norm, Pool, Relu, SpatialNorm
+from refnet.arch import Arch, Average, Branch, Conv, Dropout, Flatten, Linear, Norm, Pool, Relu, SpatialNorm, flat
 from refnet.weights import Checkpoint
 
 EXAMPLES = int(os.environ.get("REFNET_ARCHS", 60))
@@ -86,6 +89,131 @@ def test_an_architecture_is_refused_with_a_reason_or_does_everything(layers, sid
     back = weights.load(path)
     assert back.arch == arch
     assert all(back.params[name][key].tobytes() == a.tobytes() for name, p in params.items() for key, a in p.items())
+
+
+# --- what a trace records, and what comes of it under each rule ---
+
+
+class Step(NamedTuple):
+    """A layer that was walked: what it was given, what it gave, and what else the way back takes."""
+
+    layer: Any
+    x: np.ndarray
+    y: np.ndarray
+    seen: Any
+
+
+def climb(layers, params, x):
+    """The steps up, by the naive operations; a branch has seen the steps of its paths."""
+    steps = []
+    for layer in layers:
+        below, seen, p = x, None, params.get(layer.name)
+        match layer:
+            case Conv():
+                x = naive.conv_forward(x, p["w"], p["b"], stride=layer.stride, pad=layer.pad, groups=layer.groups)
+            case Relu():
+                x = naive.relu_forward(x)
+            case Pool():
+                x, seen = naive.pool_forward(x, **windowed(layer), ceil=layer.ceil)
+            case Average():
+                x = naive.average_forward(x, **windowed(layer), ceil=layer.ceil, count_pad=layer.count_pad)
+            case Norm():
+                x, seen = naive.lrn_forward(x, n=layer.n, k=layer.k, alpha=layer.alpha, beta=layer.beta)
+            case Flatten():
+                x = x.reshape(len(x), -1)
+            case Linear():
+                x = naive.linear_forward(x.reshape(len(x), -1), p["w"], p["b"])
+            case Branch():
+                seen = [climb(path, params, x) for path in layer.paths]
+                x = np.concatenate([steps_up[-1].y if steps_up else below for steps_up in seen], axis=-1)
+        steps.append(Step(layer, below, x, seen))
+    return steps
+
+
+def descend(steps, params, r, rules):
+    """A signal down the same steps: each layer's adjoint, but where the rules say otherwise (section 2.1)."""
+    for layer, x, y, seen in reversed(steps):
+        match layer:
+            case Conv():
+                how = {"stride": layer.stride, "pad": layer.pad, "groups": layer.groups}
+                r = naive.conv_transpose(r, params[layer.name]["w"], hw=x.shape[1:3], **how)
+            case Relu():
+                r = r if rules.relu == "forward" else np.maximum(r, 0)
+                r = r if rules.relu == "signal" else naive.relu_backward(r, y)
+            case Pool():
+                r = naive.unpool(r, seen, **windowed(layer), hw=x.shape[1:3])
+            case Average():
+                how = {**windowed(layer), "ceil": layer.ceil, "count_pad": layer.count_pad}
+                r = naive.average_transpose(r, hw=x.shape[1:3], **how)
+            case Norm() if rules.norm == "gradient":
+                r = naive.lrn_backward(r, x, seen, n=layer.n, alpha=layer.alpha, beta=layer.beta)
+            case Flatten():
+                r = r.reshape(x.shape)
+            case Linear():
+                r = naive.linear_transpose(r, params[layer.name]["w"]).reshape(x.shape)
+            case Branch():
+                ends = np.cumsum([steps_up[-1].y.shape[-1] if steps_up else x.shape[-1] for steps_up in seen])
+                parts = np.split(r, ends[:-1], axis=-1)
+                r = sum(descend(up, params, part, rules) for up, part in zip(seen, parts, strict=True))
+    return r
+
+
+def windowed(layer):
+    """The window of a pool."""
+    return {"size": layer.size, "stride": layer.stride, "pad": layer.pad}
+
+
+def recorded(steps):
+    """What the way back takes from each layer, inside of branches too."""
+    found = {}
+    for layer, x, y, seen in steps:
+        match layer:
+            case Conv():
+                found[layer.name] = (x,)
+            case Linear():
+                found[layer.name] = (x.reshape(len(x), -1),)
+            case Relu():
+                found[layer.name] = (y,)
+            case Pool():
+                found[layer.name] = (seen,)
+            case Norm():
+                found[layer.name] = (x, seen)
+            case Branch():
+                for each in seen:
+                    found |= recorded(each)
+    return found
+
+
+@settings(max_examples=max(EXAMPLES, 200), suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(layers=layers(), side=st.integers(3, 8), colours=st.integers(1, 3), depth=st.integers(1, 6))
+def test_a_trace_records_what_the_rules_need_and_projections_follow_them(layers, side, colours, depth):
+    try:
+        arch = Arch("random", (side, side, colours), layers[:depth])
+    except ValueError:
+        assume(False)
+    params, rng = params_of(arch), np.random.default_rng(0)
+    x = rng.normal(size=(2, *arch.input))
+    steps = climb(arch.layers, params, x)
+    y, trace = net.forward(arch, params, x)
+    assert_near(y, steps[-1].y, 1e-12)
+    kept = {}
+    for stage, slices in zip(trace.plan, trace.kept, strict=True):
+        for name in [layer.name for layer in flat(stage.layers)]:
+            parts = [each.get(name, ()) for each in slices]
+            kept |= {name: tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))} if parts[0] else {}
+    want = recorded(steps)
+    assert kept.keys() == want.keys()
+    for name, arrays in want.items():
+        for got, array in zip(kept[name], arrays, strict=True):
+            assert_near(got.astype(float), array.astype(float), 1e-12, name)
+    r = rng.normal(size=y.shape)
+    for name, rules in deconv.RULES.items():
+        down = deconv.project(trace, params, r, rules=rules)
+        assert_near(down, descend(steps, params, r, rules), 1e-11, name)
+        np.testing.assert_array_equal(deconv.project(trace, params, 2 * r, rules=rules), 2 * down)
+        alone = deconv.project(trace, params, r[1:], rules=rules, image=np.array([1]))
+        assert_near(alone, down[1:], 1e-12, name)
+    assert_near(net.backward(trace, params, r)[0], descend(steps, params, r, deconv.GRADIENT), 1e-11)
 
 
 def test_the_strategy_makes_both_kinds():

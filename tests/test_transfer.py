@@ -148,10 +148,10 @@ def places(tmp_path_factory):
 
 
 def run(name, places, network, out, *more, check=0):
-    """A command on three of the four classes, and what it has written."""
+    """A command on three of the four classes, what it has written, and what it said."""
     options = "--data", places / "data", "--without", "clutter", "--threads", 1, "--penalty", 0.01, "--out", out
-    _, printed, _ = tool(name, places / network, *options, *more, check=check)
-    return json.loads((out / f"{name[:-3]}.json").read_text()), printed
+    _, _, err = tool(name, places / network, *options, *more, check=check)
+    return json.loads((out / f"{name[:-3]}.json").read_text()), err
 
 
 TRANSFER = "--layer", "relu6", "--k", "1,8", "--folds", 2, "--scratch-k", 8, "--scratch-folds", 1, "--scratch-epochs", 1
@@ -159,19 +159,19 @@ TRANSFER = "--layer", "relu6", "--k", "1,8", "--folds", 2, "--scratch-k", 8, "--
 
 def test_transfer_from_folders_to_numbers_and_on_where_it_stopped(places, tmp_path):
     known = "--known", places / "known"
-    found, printed = run("transfer.py", places, "tiny.h5", tmp_path, *known, *TRANSFER)
+    found, err = run("transfer.py", places, "tiny.h5", tmp_path, *known, *TRANSFER)
     assert found["choices"]["near-duplicates left out"] == 2 and found["choices"]["images"] == 3 * 14 - 2
     by_name = {each["name"]: each["measured"] for each in found["numbers"]}
     assert by_name["pretrained, 8 per class: accuracy %"] > 60  # of three colours, by random weights
-    assert "from scratch, 8 per class: accuracy %" in by_name and "from scratch, 8 images per class, fold 0" in printed
+    assert "from scratch, 8 per class: accuracy %" in by_name and "from scratch, 8 images per class, fold 0" in err
     assert (tmp_path / "transfer.png").stat().st_size > 10_000
 
     kept = next((tmp_path / "transfer").glob("pretrained-k8*.json"))
     content = json.loads(kept.read_text())
     kept.write_text(json.dumps({**content, "result": [11.0, 13.0]}))
-    again, printed = run("transfer.py", places, "tiny.h5", tmp_path, *known, *TRANSFER)
+    again, err = run("transfer.py", places, "tiny.h5", tmp_path, *known, *TRANSFER)
     assert {each["name"]: each["measured"] for each in again["numbers"]}["pretrained, 8 per class: accuracy %"] == 12
-    assert "fold 0" not in printed  # nothing was trained
+    assert "fold 0" not in err  # nothing was trained
     options = "--data", places / "data", "--layer", "relu6", "--k", "8", "--folds", 2, "--out", tmp_path
     assert "use another --out" in mistake("transfer.py", places / "tiny.h5", *options)
 

@@ -23,8 +23,20 @@ from refnet.datasets import Dataset
 from refnet.duplicates import near_duplicates
 from refnet.weights import Checkpoint
 
+STATUSES = """exit status:
+  0 when it is done; 2 for a mistake in what it was given, with one line on stderr; 128 + n when signal n stopped it;
+  1 for anything else"""
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
+
+class Parser(argparse.ArgumentParser):
+    """Says a mistake as `run` does."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line, and status 2."""
+        self.exit(2, f"{self.prog}: {message}; --help lists what it takes\n")
+
+
+def parser(doc: str | None) -> Parser:
     """A parser with --help from a tool's docstring, and --version.
 
     Parameters
@@ -32,14 +44,14 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     doc : the first paragraph describes the tool; the rest, with the examples, comes after the options.
     """
     description, _, examples = (doc or "").partition("\n\n")
-    made = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    made = Parser(
+        description=description, epilog=f"{examples}\n{STATUSES}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--version", action="version", version=f"%(prog)s, refnet {refnet.__version__}")
     return made
 
 
-def experiment(doc: str | None) -> argparse.ArgumentParser:
+def experiment(doc: str | None) -> Parser:
     """The parser of an experiment on a weight file and data; `load` reads both."""
     made = parser(doc)
     made.add_argument("weights", type=Path)
@@ -49,7 +61,7 @@ def experiment(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def training(doc: str | None) -> argparse.ArgumentParser:
+def training(doc: str | None) -> Parser:
     """The parser of an experiment that trains its networks, or finds them where an earlier one has left them."""
     made = parser(doc)
     made.add_argument("--data", type=Path, help="folder of classes, or of train/ and val/ (default: scenes)")
@@ -65,6 +77,7 @@ def common(made: argparse.ArgumentParser) -> None:
     made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     made.add_argument("--threads", type=int, help="CPU threads (default: all cores); results don't depend on it")
     made.add_argument("--out", type=Path, required=True, help="folder to write to; made if need be")
+    made.add_argument("--json", action="store_true", help="print what OUT's JSON has, an object a line")
 
 
 def load(args: argparse.Namespace) -> tuple[Checkpoint, Dataset]:
@@ -147,13 +160,18 @@ def check_counts(args: argparse.Namespace, *names: str) -> None:
         raise ValueError(f"--seed is {args.seed}, it needs 0 or more")
 
 
+def say(text: str) -> None:
+    """A line for the person at the screen; stdout is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def report_skipped(*data: Dataset) -> None:
     """Name and count the files that are no images, on stderr."""
     skipped = {name: why for each in data for name, why in each.skipped.items()}
     for name, why in skipped.items():
-        print(f"skipped {name}: {why}", file=sys.stderr)
+        say(f"skipped {name}: {why}")
     if skipped:
-        print(f"{len(skipped)} files skipped", file=sys.stderr)
+        say(f"{len(skipped)} files skipped")
 
 
 def run(main: Callable[[], None]) -> NoReturn:
@@ -163,8 +181,10 @@ def run(main: Callable[[], None]) -> NoReturn:
     disks). Every other exception is a bug and keeps its traceback.
     """
     try:
-        main()
-        sys.stdout.flush()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()  # also what --help has printed
     except BrokenPipeError:  # "| head" has seen enough; the flush at Python's exit must not fail once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 tools/report.py shows them on its page.
 """
 
+import argparse
 import json
 import shlex
 import sys
@@ -28,7 +29,7 @@ class Number:
 
 
 def save(
-    out: Path,
+    args: argparse.Namespace,
     name: str,
     numbers: Sequence[Number],
     *,
@@ -40,9 +41,11 @@ def save(
 
     Parameters
     ----------
+    args : with ``out``, the folder, and ``json``, to print what goes into the file instead of a table
     choices : every option that the numbers depend on, what the paper leaves open among them
     detail : curves and maps, as JSON can hold them
     """
+    out = args.out
     out.mkdir(parents=True, exist_ok=True)
     content = {
         "command": shlex.join(["python", f"tools/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
@@ -55,6 +58,9 @@ def save(
         picture.savefig(out / f"{name}.png", dpi=DPI)
     elif picture is not None:
         picture.save(out / f"{name}.png")
+    if args.json:
+        print(json.dumps({"name": name, **content}))
+        return
     if numbers:
         print(as_text(numbers))
     print(out / f"{name}.{'json' if picture is None else 'png'}")

@@ -72,7 +72,7 @@ def fit(
             raise ValueError(f"{out} was trained on other images than these; use another --out")
         if before.finished:
             if leads:
-                say(f"{out}: finished after {before.epoch} epochs, nothing to do")
+                _cli.say(f"{out}: finished after {before.epoch} epochs, nothing to do")
             return before
     group.take_device(device)
     where = f"on {device}" if group.size == 1 else f"on {group.size} ranks, {device}"
@@ -80,8 +80,8 @@ def fit(
         share = -(-recipe.batch // group.size)
         where += f", about {memory.check_batch(arch, share, threads=threads) / 1e9:.2f} GB a step"
     if leads:
-        say(f"{len(data)} images to train on, {len(val)} to validate, {len(data.classes)} classes")
-        say(f"{arch.name}: {arch.param_count():,} parameters, {where}")
+        _cli.say(f"{len(data)} images to train on, {len(val)} to validate, {len(data.classes)} classes")
+        _cli.say(f"{arch.name}: {arch.param_count():,} parameters, {where}")
     checkpoint = before or train.begin(arch, recipe, data, epochs=epochs, seed=seed, group=group)
     checkpoint.recipe |= train.declared(recipe, epochs)
 
@@ -123,7 +123,7 @@ def fit(
         return checkpoint
     if leads:
         weights.save(out, checkpoint)
-        say(f"stopped in epoch {checkpoint.epoch + 1}; {out} is written, --resume goes on from it")
+        _cli.say(f"stopped in epoch {checkpoint.epoch + 1}; {out} is written, --resume goes on from it")
         sys.exit(128 + asked)
     return None  # and status 0, as mpirun kills the others at the first process that fails
 
@@ -203,8 +203,3 @@ class Bar:
             f"{time.perf_counter() - self.start:.0f} s in all",
             file=sys.stderr,
         )
-
-
-def say(text: str) -> None:
-    """A line for the person at the screen."""
-    print(text, file=sys.stderr)

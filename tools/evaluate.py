@@ -8,7 +8,6 @@ examples:
 """
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def main() -> None:
     )
     _cli.report_skipped(data)
     if not first.classes:
-        print("the weights name no classes: the folders in sorted order are taken for its outputs", file=sys.stderr)
+        _cli.say("the weights name no classes: the folders in sorted order are taken for its outputs")
     if args.json:
         print(json.dumps({**asdict(scores), "skipped": len(data.skipped), "ten_crop": args.ten_crop}))
     else:

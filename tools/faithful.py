@@ -55,7 +55,7 @@ def main() -> None:
                     progress=progress,
                 )  # fmt: skip
             kept.save(layer, summary(units))
-            print(f"{layer}: {len(units.image)} activations measured", flush=True)
+            _cli.say(f"{layer}: {len(units.image)} activations measured")
         found[layer] = kept.load(layer)
     _cli.report_skipped(data)
     choices = {
@@ -66,7 +66,7 @@ def main() -> None:
         "turned": "the same mask, by 180 degrees inside the receptive field",
         "random weights": "drawn as for a training, biases 0", "+-": "standard error over images",
     }  # fmt: skip
-    _results.save(args.out, "faithful", numbers(found), choices=choices, detail=found, picture=figure(found))
+    _results.save(args, "faithful", numbers(found), choices=choices, detail=found, picture=figure(found))
 
 
 def summary(units: Units) -> dict[str, Any]:

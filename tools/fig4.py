@@ -58,9 +58,9 @@ def main() -> None:
         }
         for each in evolutions
     }  # fmt: skip
-    _results.save(args.out, "fig4", [], choices=choices, picture=_sheets.evolution(evolutions))
+    _results.save(args, "fig4", [], choices=choices, picture=_sheets.evolution(evolutions))
     _results.save(
-        args.out, "fig4-movement", numbers(evolutions), choices=choices, detail=detail, picture=curves(evolutions)
+        args, "fig4-movement", numbers(evolutions), choices=choices, detail=detail, picture=curves(evolutions)
     )
 
 

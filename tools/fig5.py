@@ -90,7 +90,7 @@ def main() -> None:
         for kind, each in curves.items()
     }
     _results.save(
-        args.out, "fig5", numbers(curves, study, size), choices=choices, detail=detail,
+        args, "fig5", numbers(curves, study, size), choices=choices, detail=detail,
         picture=figure(drawn, data.subset(chosen), size, args.unit),
     )  # fmt: skip
 

@@ -61,9 +61,9 @@ def main() -> None:
         name: {"rms": each.rms.tolist(), "bands": each.bands.tolist(), "aliasing": each.aliasing.tolist()}
         for name, each in looks.items()
     }
-    _results.save(args.out, "fig6", numbers(looks), choices=choices, detail=detail, picture=figure(looks))
+    _results.save(args, "fig6", numbers(looks), choices=choices, detail=detail, picture=figure(looks))
     for name, slug in (("7x7/2", "fig6-layer2"), ("11x11/4", "fig6-layer2-krizhevsky")):
-        _results.save(args.out, slug, [], choices=choices, picture=_sheets.layer(looks[name].layer2))
+        _results.save(args, slug, [], choices=choices, picture=_sheets.layer(looks[name].layer2))
 
 
 def numbers(looks: Mapping[str, Look]) -> list[Number]:

@@ -93,7 +93,7 @@ def main() -> None:
         "measured": [{"image": name, **asdict(each)} for name, each in zip(study.names, effects, strict=True)],
     }
     _results.save(
-        args.out, "fig7", numbers(effects, untrained), choices=choices, detail=detail, picture=figure(drawn, data)
+        args, "fig7", numbers(effects, untrained), choices=choices, detail=detail, picture=figure(drawn, data)
     )
 
 

@@ -48,15 +48,15 @@ def main() -> None:
     for name in only:
         step = steps[name]
         if isinstance(step, str):
-            print(f"{name}: left out, {step}", flush=True)
+            _cli.say(f"{name}: left out, {step}")
             continue
-        print(f"{name}: python tools/{shlex.join(step)}", flush=True)
+        _cli.say(f"{name}: python tools/{shlex.join(step)}")
         start = time.perf_counter()
         done = subprocess.run([sys.executable, HERE / step[0], *step[1:]])
         if done.returncode:
-            print(f"{name} ended with status {done.returncode}; the same command goes on from there", file=sys.stderr)
+            _cli.say(f"{name} ended with status {done.returncode}; the same command goes on from there")
             sys.exit(done.returncode)
-        print(f"{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
+        _cli.say(f"{name}: {time.perf_counter() - start:.0f} s\n")
     print(args.out)
 
 

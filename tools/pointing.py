@@ -75,7 +75,7 @@ def main() -> None:
     }  # fmt: skip
     detail = {name: {key: values.tolist() for key, values in each.items()} for name, each in trained.items()}
     _results.save(
-        args.out, "pointing", numbers(trained, random), choices=choices, detail=detail,
+        args, "pointing", numbers(trained, random), choices=choices, detail=detail,
         picture=figure(drawn, trained, random, args.smooth),
     )  # fmt: skip
 

@@ -49,7 +49,7 @@ def main() -> None:
         )
         data = data if args.images is None else data.first(args.images)
     else:
-        print(f"{args.weights} does not know the drawn scenes: no images are shown without --data", file=sys.stderr)
+        _cli.say(f"{args.weights} does not know the drawn scenes: no images are shown without --data")
     about = page.About(
         args.weights.stem,
         {"file": describe.file_facts(str(args.weights)), **describe.checkpoint_facts(checkpoint)},

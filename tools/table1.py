@@ -63,7 +63,7 @@ def main() -> None:
     listed = numbers(found.deltas) + [
         replace(n, name=f"random weights: {n.name}", paper=None) for n in numbers(control.deltas)
     ]
-    _results.save(args.out, "table1", listed, choices=choices, picture=figure(found))
+    _results.save(args, "table1", listed, choices=choices, picture=figure(found))
 
 
 def numbers(deltas: Mapping[str, Mapping[str, Mapping[str, Delta]]]) -> list[Number]:

@@ -53,7 +53,7 @@ def main() -> None:
         "images": len(val), "crops": 1 if args.centre_crop else 10, "vote": "mean of the softmax outputs",
     }  # fmt: skip
     detail = [{"row": row.name, "errors": row.errors.tolist()} for row in rows]
-    _results.save(args.out, "table2", numbers(rows), choices=choices, detail=detail, picture=figure(rows))
+    _results.save(args, "table2", numbers(rows), choices=choices, detail=detail, picture=figure(rows))
 
 
 def numbers(rows: Sequence[Row]) -> list[Number]:

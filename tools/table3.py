@@ -49,7 +49,7 @@ def main() -> None:
             missing, bases, data, val, seed=seed, net=net, device=device, threads=args.threads
         ):
             kept.save(f"{row.name} seed{seed}", asdict(errors))
-            print(f"{row.name}, seed {seed}: {errors.train_top1:.1f} {errors.val_top1:.1f} {errors.val_top5:.1f}")
+            _cli.say(f"{row.name}, seed {seed}: {errors.train_top1:.1f} {errors.val_top1:.1f} {errors.val_top5:.1f}")
     found = {row.name: {seed: Errors(**kept.load(f"{row.name} seed{seed}")) for seed in seeds} for row in table3.ROWS}
     orderings = table3.orderings(found)
     choices = {
@@ -61,7 +61,7 @@ def main() -> None:
         "errors": {name: {seed: asdict(errors) for seed, errors in each.items()} for name, each in found.items()},
         "orderings": [asdict(each) for each in orderings],
     }
-    _results.save(args.out, "table3", numbers(found, orderings), choices=choices, detail=detail, picture=figure(found))
+    _results.save(args, "table3", numbers(found, orderings), choices=choices, detail=detail, picture=figure(found))
 
 
 def numbers(found: Mapping[str, Mapping[int, Errors]], orderings: list[table3.Ordering]) -> list[Number]:

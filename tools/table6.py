@@ -72,7 +72,7 @@ def main() -> None:
     }  # fmt: skip
     _cli.report_skipped(*(images for images, _ in parts))
     _results.save(
-        args.out, "table6", numbers(found), choices=choices,
+        args, "table6", numbers(found), choices=choices,
         detail={"share of images that show it": dict(zip(classes, (100 * shown).tolist(), strict=True))},
         picture=figure(found, dict(zip(classes, 100 * shown, strict=True))),
     )  # fmt: skip

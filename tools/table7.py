@@ -74,7 +74,7 @@ def main() -> None:
     }  # fmt: skip
     paper = table7.PAPER if as_the_paper else {}
     _results.save(
-        args.out, "table7", numbers(found, called, paper), choices=choices, detail=found,
+        args, "table7", numbers(found, called, paper), choices=choices, detail=found,
         picture=figure(found, called, paper),
     )  # fmt: skip
 

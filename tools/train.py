@@ -9,6 +9,7 @@ examples:
 """
 
 import argparse
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--strict", action="store_true", help="stop at an image that cannot be read")
     parser.add_argument("--out", type=Path, required=True, help="the weight file to write")
     parser.add_argument("--resume", action="store_true", help="go on from --out if it is there")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: where the training has come to")
     return parser.parse_args()
 
 
@@ -69,7 +71,10 @@ def run(args: argparse.Namespace, group: ranks.Group) -> None:
             every=args.checkpoint_every, keep=keep, half=args.half, strict=args.strict,
         )  # fmt: skip
     if group.rank == 0 and checkpoint is not None:
-        print(f"{args.out}: top-1 {checkpoint.history['val_top1'][-1]:.1%} on {len(val)} validation images")
+        last = {name: values[-1] for name, values in checkpoint.history.items()}
+        found = {"weights": str(args.out), "epoch": checkpoint.epoch, "validation images": len(val), **last}
+        text = f"{args.out}: top-1 {last['val_top1']:.1%} on {len(val)} validation images"
+        print(json.dumps(found) if args.json else text)
 
 
 def chosen_recipe(args: argparse.Namespace) -> train.Recipe:

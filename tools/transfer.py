@@ -79,7 +79,7 @@ def main() -> None:
         ):  # fmt: skip
             scratch.save(f"{SCRATCH} k{k} fold{n}", value)
             each[n] = value
-            print(f"{SCRATCH}, {k} images per class, fold {n}: {value:.1f} %")
+            _cli.say(f"{SCRATCH}, {k} images per class, fold {n}: {value:.1f} %")
         found[SCRATCH][k] = list(each.values())
     choices = {
         "weights": args.weights, "data": args.data, "images": len(data), "classes": len(data.classes), "layer": layer,
@@ -88,7 +88,7 @@ def main() -> None:
         "scratch": f"{args.scratch_folds} folds, {args.scratch_epochs} epochs, recipe {train.DEFAULT.name}",
         "seed": args.seed,
     }  # fmt: skip
-    _results.save(args.out, "transfer", numbers(found), choices=choices, detail=found, picture=figure(found))
+    _results.save(args, "transfer", numbers(found), choices=choices, detail=found, picture=figure(found))
 
 
 def numbers(found: Found) -> list[Number]:

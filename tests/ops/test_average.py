@@ -152,8 +152,11 @@ def test_what_counts_at_the_edge():
     ("shape", "how", "message"),
     [
         ((7, 6, 2), {}, r"average_forward: x is \(7, 6, 2\), it needs \(N, H, W, C\)"),
+        ((1, 2, 7, 6, 2), {}, r"x is \(1, 2, 7, 6, 2\), it needs \(N, H, W, C\)"),
+        ((1, 7, 1, 2), {}, r"does not fit x \(1, 7, 1, 2\)"),
         ((1, 1, 6, 2), {}, r"average_forward: Window\(size=3, stride=2, pad=0\) does not fit x \(1, 1, 6, 2\)"),
         ((1, 7, 6, 2), {"pad": 3}, r"Window\(size=3, stride=2, pad=3\) does not fit .*pad smaller than size"),
+        ((1, 7, 6, 2), {"pad": -1}, r"Window\(size=3, stride=2, pad=-1\) does not fit"),
         ((1, 7, 6, 2), {"stride": 0}, r"Window\(size=3, stride=0, pad=0\) does not fit"),
     ],
 )

@@ -1,6 +1,7 @@
 """Convolution, transposed filtering and the gradients of filters and biases."""
 
 import functools
+import re
 from typing import NamedTuple
 
 import naive
@@ -254,9 +255,10 @@ def test_conv_forward_says_what_does_not_fit(w, b, how, message):
         conv_forward(ones(2, 6, 5, 3), ones(*w), ones(*b), **how)
 
 
-def test_conv_forward_refuses_x_without_a_batch_axis():
-    with pytest.raises(ValueError, match=r"conv_forward: x is \(6, 5, 3\) .* it needs x \(N, H, W, C\)"):
-        conv_forward(ones(6, 5, 3), ones(3, 3, 3, 8), ones(8))
+@pytest.mark.parametrize("x", [(6, 5, 3), (1, 2, 6, 5, 3)])
+def test_conv_forward_refuses_x_of_more_or_fewer_axes(x):
+    with pytest.raises(ValueError, match=rf"conv_forward: x is {re.escape(str(x))} .* it needs x \(N, H, W, C\)"):
+        conv_forward(ones(*x), ones(3, 3, 3, 8), ones(8))
 
 
 @pytest.mark.parametrize(
@@ -270,6 +272,7 @@ def test_conv_forward_refuses_x_without_a_batch_axis():
         ),
         ((2, 4, 3, 7), (3, 3, 3, 8), {"hw": (6, 5)}, r"r is \(2, 4, 3, 7\), .* give \(2, 4, 3, 8\)"),
         ((2, 4, 3, 8), (7, 7, 3, 8), {"hw": (6, 5)}, r"conv_transpose: Window\(size=7, stride=1, pad=0\) does not fit"),
+        ((2, 1, 3, 8), (5, 5, 3, 8), {"hw": (4, 7)}, r"conv_transpose: Window\(size=5, stride=1, pad=0\) does not fit"),
         ((2, 4, 3, 8), (3, 3, 3, 8), {"hw": (6, 5), "groups": 3}, r"conv_transpose: .* in 3 group"),
         ((2, 4, 3, 8), (3, 3, 3, 8), {"hw": (6, 5), "groups": 0}, r"conv_transpose: .* in 0 group"),
         ((4, 3, 8), (3, 3, 3, 8), {"hw": (6, 5)}, r"conv_transpose: .*r is \(4, 3, 8\)"),

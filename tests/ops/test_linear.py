@@ -151,6 +151,8 @@ def test_results_can_go_into_a_part_of_an_array():
         ((7,), (7, 5), (5,)),
         ((3, 7), (7,), (1,)),
         ((3, 1, 1, 7), (7, 5), (5,)),
+        ((3, 7, 1), (7, 5), (5,)),
+        ((3, 7), (7, 5, 1), (5,)),
     ],
 )
 def test_linear_forward_says_what_does_not_fit(x, w, b):
@@ -158,13 +160,17 @@ def test_linear_forward_says_what_does_not_fit(x, w, b):
         linear_forward(np.ones(x), np.ones(w), np.ones(b))
 
 
-@pytest.mark.parametrize(("r", "w"), [((3, 5), (7, 4)), ((5,), (7, 5)), ((3, 5), (5,))])
+@pytest.mark.parametrize(
+    ("r", "w"), [((3, 5), (7, 4)), ((5,), (7, 5)), ((3, 5), (5,)), ((3, 5, 1), (7, 5)), ((3, 5), (7, 5, 1))]
+)
 def test_linear_transpose_says_what_does_not_fit(r, w):
     with pytest.raises(ValueError, match=r"linear_transpose: r is \(.*\) and w \(.*\); it needs \(N, U\) and \(I, U\)"):
         linear_transpose(np.ones(r), np.ones(w))
 
 
-@pytest.mark.parametrize(("x", "dy"), [((3, 7), (2, 5)), ((7,), (7, 5)), ((3, 7), (3,))])
+@pytest.mark.parametrize(
+    ("x", "dy"), [((3, 7), (2, 5)), ((7,), (7, 5)), ((3, 7), (3,)), ((3, 7, 1), (3, 5)), ((3, 7), (3, 5, 1))]
+)
 def test_linear_grads_say_what_does_not_fit(x, dy):
     with pytest.raises(ValueError, match=r"linear_grads: x is \(.*\) and dy \(.*\); it needs \(N, I\) and \(N, U\)"):
         linear_grads(np.ones(x), np.ones(dy))

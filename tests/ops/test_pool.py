@@ -243,6 +243,8 @@ def test_the_paper_s_pools_halve_110_to_55_26_to_13_and_13_to_6():
     ("shape", "how", "message"),
     [
         ((7, 6, 2), {}, r"pool_forward: x is \(7, 6, 2\), it needs \(N, H, W, C\)"),
+        ((1, 2, 7, 6, 2), {}, r"x is \(1, 2, 7, 6, 2\), it needs \(N, H, W, C\)"),
+        ((1, 7, 1, 2), {}, r"does not fit x \(1, 7, 1, 2\)"),
         ((1, 1, 6, 2), {}, r"pool_forward: Window\(size=3, stride=2, pad=0\) does not fit x \(1, 1, 6, 2\)"),
         ((1, 7, 6, 2), {"pad": 3}, r"Window\(size=3, stride=2, pad=3\) does not fit .* pad smaller than size"),
         ((1, 7, 6, 2), {"pad": -1}, r"Window\(size=3, stride=2, pad=-1\) does not fit"),
@@ -263,7 +265,12 @@ def test_pool_forward_says_what_does_not_fit(shape, how, message):
         ((2, 3, 3, 2), (3, 3, 3, 2), (7, 6), r"unpool: r is \(2, 3, 3, 2\) and switches \(3, 3, 3, 2\)"),
         ((2, 3, 3, 2), (2, 3, 3, 1), (7, 6), r"unpool: r is \(2, 3, 3, 2\) and switches \(2, 3, 3, 1\)"),
         ((3, 3, 2), (3, 3, 2), (7, 6), r"unpool: r is \(3, 3, 2\) and switches \(3, 3, 2\)"),
-        ((1, 3, 3, 2), (1, 3, 3, 2), (1, 6), r"unpool: Window\(size=3, stride=2, pad=0\) does not fit"),
+        (
+            (1, 3, 3, 2),
+            (1, 3, 3, 2),
+            (1, 6),
+            r"unpool: Window\(size=3, stride=2, pad=0\) does not fit x \(1, 1, 6, 2\)",
+        ),
     ],
 )
 def test_unpool_says_what_does_not_fit(r, switches, hw, message):

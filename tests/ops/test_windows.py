@@ -168,6 +168,7 @@ def _meetings(n, out, window):
 
 
 @given(hw=sides, window=windows, ceil=st.booleans())
+@example(hw=(6, 6), window=Window(3, 3, 1), ceil=False)  # columns that no window reaches, on either side of a plane
 def test_taps_and_join_put_each_value_where_its_cell_is(hw, window, ceil):
     """One tap at a time: what is written for every window is found at the windows' cells, and nowhere else."""
     out_hw = tuple(pool_size(n, window, ceil=ceil) for n in hw)
@@ -186,6 +187,14 @@ def test_taps_and_join_put_each_value_where_its_cell_is(hw, window, ceil):
                     want[0, r, c] += values[0, p, q]
         assert join(dealt, hw=hw, window=window).tolist() == want.tolist()
     assert numbers == list(range(window.size**2))
+
+
+@given(out_hw=sides, window=windows)
+def test_planes_are_as_large_as_windows_reach_and_no_larger(out_hw, window):
+    reach = [(plane, rows.stop, columns.stop) for _, (plane, _, rows, columns) in taps(out_hw, window)]
+    planes = blank_planes(2, 3, out_hw=out_hw, window=window, like=np.zeros(1))
+    _, rows, columns = np.max(reach, axis=0)
+    assert planes.shape == (window.stride, 2, rows, columns, 3) and not planes.any()
 
 
 @pytest.mark.parametrize("pad", [0, 1, 3])

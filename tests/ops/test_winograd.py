@@ -90,6 +90,7 @@ CASES = [
     Case(1, (19, 12), 2, 2, 8, stride=3, pad=1),
     Case(1, (20, 9), 1, 2, 9, stride=3),
     Case(1, (18, 9), 2, 3, 9, stride=3, pad=1),  # a row that no window sees, and padding
+    Case(1, (9, 18), 2, 3, 9, stride=3, pad=1),  # such a column
     Case(1, (1, 2), 2, 2, 5, stride=2, pad=2),
     Case(0, (5, 4), 3, 4, pad=1),
     Case(0, (9, 8), 3, 2, 5, stride=2),
@@ -207,6 +208,15 @@ def cases(draw):
     case = Case(n, hw, groups * per_group, groups * filters_per_group, size, stride, pad, groups)
     assume(min(case.out_hw) >= 1)
     return case
+
+
+@pytest.mark.parametrize("tiles", [(1, 1), (2, 5)])
+def test_blocks_are_as_many_as_tiles_look_at_and_no_more(tiles):
+    seen = [
+        [range(99)[each][-1] + 1 for each in (rows, columns)] for *_, (_, rows, _, columns) in winograd._places(tiles)
+    ]
+    rows, columns = np.max(seen, axis=0)
+    assert winograd._blank_blocks(2, 3, tiles, 2, np.zeros(1)).shape == (2, rows, 2, columns, 2, 3)
 
 
 @given(case=cases())

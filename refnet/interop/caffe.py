@@ -22,6 +22,7 @@ Message = dict[int, list[Any]]  # field number: values in order; bytes, or integ
 _SKIPPED = ("Accuracy", "SoftmaxWithLoss", "Silence")
 
 
+@graph.one_line()
 def read(path: Path, until: str | None = None) -> Network:
     """The network in a .caffemodel, or up to its layer ``until``.
 
@@ -53,7 +54,7 @@ def read(path: Path, until: str | None = None) -> Network:
             if name == until:
                 break
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
-            raise ValueError(" ".join(f"layer {name}: {error}".split())) from None
+            raise ValueError(f"layer {name}: {error}") from None
     if until is not None:
         nodes = graph.leading(nodes, until)
     return graph.build(_text(net, 1) or path.stem, (size[1], size[2], size[0]), nodes, source)

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +14,15 @@ from refnet.geometry import Window, pool_size
 
 MOST_VALUES = 1 << 27  # of a layer's output for one image: what asks for more is a lie or cannot be run
 Pads = tuple[int, int, int, int]  # rows before, columns before, rows after, columns after
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Of a file's names a ValueError may hold anything: its message becomes one line of at most 1000 characters."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(" ".join(str(error).split())[:1000]) from None
 
 
 @dataclass

@@ -24,6 +24,7 @@ from refnet.interop.graph import Network, Node, Pads
 from refnet.weights import Checkpoint
 
 
+@graph.one_line()
 def read(path: Path, arch: Arch | None = None, until: str | None = None) -> Network:
     """The network in a .keras or .h5 file, or up to its layer ``until``; ``arch`` for a file of weights alone."""
     with _damage():

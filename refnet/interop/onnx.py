@@ -20,6 +20,7 @@ _FLATTENS = ("Flatten", "Reshape", "Squeeze")
 _TYPES = {1: "float32", 7: "int64", 6: "int32", 10: "float16", 11: "float64"}
 
 
+@graph.one_line()
 def read(path: Path, until: str | None = None) -> Network:
     """The network in an .onnx file, or up to its node or tensor ``until``.
 
@@ -54,7 +55,7 @@ def read(path: Path, until: str | None = None) -> Network:
             if until in (name, each.output[0]):
                 break
         except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-            raise ValueError(" ".join(f"node {name}: {error}".split())) from None
+            raise ValueError(f"node {name}: {error}") from None
     if until is not None:
         nodes = graph.leading(nodes, until)
     inputs = [each for each in content.input if each.name not in constants]

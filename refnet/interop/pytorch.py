@@ -28,6 +28,7 @@ _STORAGES = {
 }  # fmt: skip
 
 
+@graph.one_line()
 def read(path: Path, until: str | None = None) -> Network:
     """The network whose state dict is in a .safetensors, .pt or .pth file, or up to its module ``until``."""
     tensors, metadata = _safetensors(path) if path.suffix == ".safetensors" else (_pickled(path), {})
@@ -137,8 +138,11 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.nd
     return np.lib.stride_tricks.as_strided(values[offset:], size, steps).copy()
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows ordered dictionaries and tensors; any other name in the file ends the reading."""
+class _Unpickler(pickle._Unpickler):
+    """Knows ordered dictionaries and tensors; any other name in the file ends the reading.
+
+    The unpickler in C would take 34 GB for five bytes: an index of its memo that the file may choose.
+    """
 
     def __init__(self, file: Any, archive: zipfile.ZipFile, prefix: str) -> None:
         super().__init__(file)
@@ -169,6 +173,7 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(np.frombuffer(self.archive.read(info), dtype))
 
 
+@graph.one_line()
 def _pickled(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a state dict that torch.save wrote."""
     if not zipfile.is_zipfile(path):

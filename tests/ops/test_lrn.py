@@ -184,3 +184,13 @@ def test_mixed_dtypes_and_backends_are_refused():
         lrn_backward(x, x, x.astype("float64"))
     with pytest.raises(TypeError, match="must all be numpy or all cupy"):
         lrn_backward(x, CupyArray((1, 3)), x)
+
+
+@pytest.mark.parametrize(
+    ("dy", "x", "scale"),
+    [((2, 3), (2, 4), (2, 4)), ((2, 3), (2, 3), (2, 4)), ((2, 3), (2, 3), (1, 3)), ((3, 3), (2, 3), (2, 3))],
+    ids=str,
+)
+def test_shapes_must_agree(dy, x, scale):
+    with pytest.raises(ValueError, match=r"lrn_backward: dy is \(.*\), x \(.*\) and scale \(.*\); they must be alike"):
+        lrn_backward(np.ones(dy), np.ones(x), np.ones(scale))

@@ -6,6 +6,7 @@ white (`BACKDROP`), 16 bits keep their upper byte, and jittered colours are not 
 """
 
 import io
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,11 @@ def _bytes(source: str | Path | bytes | BinaryIO) -> bytes:
         return source
     if not isinstance(source, (str, Path)):
         return source.read()
+    path = Path(source)
     try:
-        return Path(source).read_bytes()
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("cannot be read: it is no file")  # a pipe or a device might have no end
+        return path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
 

@@ -13,7 +13,7 @@ from test_tools import tool
 
 from refnet import datasets, weights
 
-GOOD, SIDE, CLASSES = 285, 24, ("ant", "bee")
+GOOD, SIDE, CLASSES = 283, 24, ("ant", "bee")
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
@@ -74,6 +74,8 @@ BROKEN = (
     ("bomb.png", bomb, "cannot be decoded: .*decompression bomb"),
     ("unreadable.png", unreadable, "cannot be read: Permission denied"),
     ("link.jpg", lambda path: path.symlink_to("gone.jpg"), "cannot be read: No such file"),
+    ("pipe.jpg", os.mkfifo, "cannot be read: it is no file"),
+    ("zeros.jpg", lambda path: path.symlink_to("/dev/zero"), "cannot be read: it is no file"),
     (os.fsdecode(b"\xff\xe9.jpg"), lambda path: path.write_text("no image"), "not an image in a known format"),
 )
 # The same, but for what it must be read as.
@@ -90,7 +92,7 @@ ODD = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two classes of 150, 15 files of them broken or odd."""
+    """Two classes of 150, 17 files of them broken or odd."""
     root = tmp_path_factory.mktemp("world")
     for name in CLASSES:
         (root / name).mkdir()

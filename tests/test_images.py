@@ -120,7 +120,7 @@ WHOLE = encoded(Image.fromarray(noise(64, 64)), "JPEG")
         (HUGE, "cannot be decoded: .*decompression bomb"),
         (encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "cannot be decoded: float pixels"),
         (Path("nowhere.jpg"), "cannot be read: No such file"),
-        (Path("/"), "cannot be read: Is a directory"),
+        (Path("/"), "cannot be read: it is no file"),
     ],
     ids=["empty", "html", "truncated jpeg", "truncated png", "bomb", "float", "missing", "folder"],
 )

@@ -188,7 +188,7 @@ def test_convert_takes_zf_up_to_a_layer_and_compares(zf_detector, tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "layer rpn_cls_score_reshape: refnet has no layer for Reshape; --until takes" in done.stderr
     done = convert(path, tmp_path / "zf.h5", "--preprocess", "caffe", "--until", "relu5")
-    assert done.returncode == 0 and "\nnorm2  " in done.stdout and "not compared" not in done.stdout, done.stderr
+    assert done.returncode == 0 and "\nnorm2  " in done.stdout and "not compared" not in done.stderr, done.stderr
     again = convert("--check", path, tmp_path / "zf.h5", "--until", "relu5")
     assert again.returncode == 0 and "\nrelu5  " in again.stdout
     ck = weights.load(tmp_path / "zf.h5")

@@ -363,7 +363,7 @@ def test_what_another_framework_cannot_run_is_said_in_a_line(tmp_path):
         check.runner(tmp_path / "a.onnx", onnx.read(tmp_path / "a.onnx"))
     assert "\n" not in str(caught.value)
     done = convert(tmp_path / "a.onnx", tmp_path / "b.h5")
-    assert done.returncode == 0 and "not compared: onnxruntime cannot run it" in done.stdout
+    assert done.returncode == 0 and "not compared: onnxruntime cannot run it" in done.stderr
 
 
 def test_what_cannot_be_compared_is_never_near():
@@ -642,7 +642,7 @@ def test_convert_there_and_back(tmp_path):
     assert convert(tmp_path / "a.h5", tmp_path / "a.safetensors").returncode == 0
     done = convert(tmp_path / "a.safetensors", tmp_path / "b.h5")
     assert done.returncode == 0, done.stderr
-    assert "inputs, by the file: RGB of 0..255, less 100 100 100, over 64 64 64" in done.stdout
+    assert "inputs, by the file: RGB of 0..255, less 100 100 100, over 64 64 64" in done.stderr
     again = weights.load(tmp_path / "b.h5")
     assert again.arch == ck.arch and all_bits(again.params) == all_bits(ck.params) and again.scale == ck.scale
 
@@ -653,9 +653,9 @@ def test_convert_wants_to_be_told_what_the_inputs_are(tmp_path):
     done = convert(tmp_path / "a.caffemodel", tmp_path / "a.h5")
     assert done.returncode == 2 and "it does not say what its inputs are" in done.stderr
     done = convert(tmp_path / "a.caffemodel", tmp_path / "a.h5", "--preprocess", "caffe", "--side", "24")
-    assert done.returncode == 0 and "by the preset caffe: BGR of 0..255, less 104 117 123" in done.stdout
+    assert done.returncode == 0 and "by the preset caffe: BGR of 0..255, less 104 117 123" in done.stderr
     reason = "OpenCV cannot run it: " if importlib.util.find_spec("cv2") else "comparing needs the package opencv"
-    assert f"not compared: {reason}" in done.stdout  # the prototxt has no layers
+    assert f"not compared: {reason}" in done.stderr  # the prototxt has no layers
     asked = convert("--check", tmp_path / "a.caffemodel", tmp_path / "a.h5", "--preprocess", "caffe")
     assert asked.returncode == 2 and f"it cannot be compared: {reason}" in asked.stderr
     assert weights.load(tmp_path / "a.h5").mean.shape == (24, 24, 3)

@@ -73,7 +73,7 @@ def main() -> None:
     compare(args, network, ck, inputs)
     weights.save(args.target, ck)
     if not ck.classes:
-        print("it names no classes: --classes, or folders in sorted order will be taken for them")
+        _cli.say("it names no classes: --classes, or folders in sorted order will be taken for them")
     print(args.target)
 
 
@@ -131,7 +131,7 @@ def said(args: argparse.Namespace, network: Network) -> Inputs:
     inputs = replace(inputs, **flags)
     colours = " ".join(f"{each:g}" for each in inputs.mean)
     spread = " ".join(f"{each:g}" for each in inputs.std)
-    print(f"inputs, by {by}: {inputs.order} of 0..{inputs.range:g}, less {colours}, over {spread}")
+    _cli.say(f"inputs, by {by}: {inputs.order} of 0..{inputs.range:g}, less {colours}, over {spread}")
     return inputs
 
 
@@ -143,7 +143,7 @@ def compare(args: argparse.Namespace, network: Network, ck: weights.Checkpoint, 
     except ValueError as error:
         if args.check:
             raise ValueError(f"{args.source}: it cannot be compared: {error}") from None
-        print(f"not compared: {error}")
+        _cli.say(f"not compared: {error}")
         return
     width = max(map(len, found), default=0)
     for layer, each in found.items():
@@ -179,7 +179,7 @@ def export(args: argparse.Namespace) -> None:
     else:
         writers[args.target.suffix](args.target, ck)
         if np.ptp(ck.mean, axis=(0, 1)).any():
-            print("the mean is written as one value for each colour, not for each pixel")
+            _cli.say("the mean is written as one value for each colour, not for each pixel")
     print(args.target)
 
 

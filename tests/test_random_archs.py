@@ -119,6 +119,8 @@ def climb(layers, params, x):
                 x = naive.average_forward(x, **windowed(layer), ceil=layer.ceil, count_pad=layer.count_pad)
             case Norm():
                 x, seen = naive.lrn_forward(x, n=layer.n, k=layer.k, alpha=layer.alpha, beta=layer.beta)
+            case SpatialNorm():
+                x, seen = naive.lrn_within_forward(x, size=layer.size, alpha=layer.alpha, beta=layer.beta)
             case Flatten():
                 x = x.reshape(len(x), -1)
             case Linear():
@@ -147,6 +149,8 @@ def descend(steps, params, r, rules):
                 r = naive.average_transpose(r, hw=x.shape[1:3], **how)
             case Norm() if rules.norm == "gradient":
                 r = naive.lrn_backward(r, x, seen, n=layer.n, alpha=layer.alpha, beta=layer.beta)
+            case SpatialNorm() if rules.norm == "gradient":
+                r = naive.lrn_within_backward(r, x, seen, size=layer.size, alpha=layer.alpha, beta=layer.beta)
             case Flatten():
                 r = r.reshape(x.shape)
             case Linear():
@@ -176,7 +180,7 @@ def recorded(steps):
                 found[layer.name] = (y,)
             case Pool():
                 found[layer.name] = (seen,)
-            case Norm():
+            case Norm() | SpatialNorm():
                 found[layer.name] = (x, seen)
             case Branch():
                 for each in seen:

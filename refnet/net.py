@@ -271,7 +271,7 @@ def back_through(
         x = r if handed_on else empty((len(r), *below[stage.layers[0].name]), r)
         threads = stage.inner_threads(trace.threads)
 
-        def descend_slice(index: int) -> Array:
+        def descend_slice(index: int) -> Array | None:
             images, arrays = stage.slices[index], kept[index]
 
             def through(layer: Layer, signal: Array) -> Array:
@@ -288,9 +288,11 @@ def back_through(
                 return meet([down(path, part) for path, part in zip(branch.paths, parts, strict=True)])
 
             signal = walk_down(stage.layers, r[images], through, fork)
-            if not handed_on and (to_input or stage is not plan[0]):
+            if handed_on:
+                return signal
+            if to_input or stage is not plan[0]:
                 x[images] = signal
-            return signal
+            return None  # what is returned is kept until all slices have come down
 
         signals = parallel.run(descend_slice, range(len(stage.slices)), threads=trace.threads, like=r)
         return signals[0] if handed_on else x
@@ -340,7 +342,7 @@ def _run(
         if array_module(x) is not np and mine:
             mine = {name: to_device(mine[name], "cuda") for name in dropouts}
 
-        def climb_slice(images: slice) -> tuple[Array, dict[str, Kept]]:
+        def climb_slice(images: slice) -> tuple[Array | None, dict[str, Kept]]:
             kept: dict[str, Kept] = {}
 
             def through(layer: Layer, maps: Array, out: Array | None) -> Array:
@@ -357,9 +359,10 @@ def _run(
                 return maps
 
             maps = walk_up(stage.layers, x[images], through)
-            if not handed_on:
-                y[images] = maps
-            return maps, kept
+            if handed_on:
+                return maps, kept
+            y[images] = maps
+            return None, kept
 
         done = parallel.run(climb_slice, stage.slices, threads=threads, like=x)
         return done[0][0] if handed_on else y, [kept for _, kept in done]

@@ -1,12 +1,14 @@
 """What a training step needs is estimated before the first one."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fixtures import images_for, params_of, signal_for
 
-from refnet import memory, models
+from refnet import backend, memory, models, net
 from refnet.arch import Arch, Conv, Norm, Relu, SpatialNorm
 
 ROOT = Path(__file__).parents[1]
@@ -62,3 +64,16 @@ def test_either_normalisation_keeps_a_scale_beside_its_output():
         return memory.training_bytes(arch, 64, threads=1)
 
     assert needs(SpatialNorm("norm1")) == needs(Norm("norm1")) > needs(Relu("relu0"))
+
+
+def test_the_way_back_keeps_no_signals_of_slices_that_have_come_down(monkeypatch):
+    """Kept, those of the first convolution alone would be as large as its whole output."""
+    arena, n = backend._Arena(), 256
+    monkeypatch.setattr(backend, "_arena", arena)
+    params = params_of(models.MINI, dtype="float32")
+    x, dy = (f(models.MINI, n, dtype="float32") for f in (images_for, signal_for))
+    _, trace = net.forward(models.MINI, params, x, threads=1)
+    kept = arena.peak_bytes = arena.live_bytes
+    net.backward(trace, params, dy, input_grad=False)
+    whole = 4 * n * math.prod(models.MINI.shapes()["conv1"])
+    assert arena.peak_bytes - kept < 2.1 * whole  # 1.8; with them 2.4

@@ -129,7 +129,7 @@ def config(folder: Path) -> Reader:
 
     def read(data: bytes) -> None:
         with keras._damage():
-            keras._network(as_json(data), arrays)
+            keras._network(as_json(data), arrays, None)
 
     return read, [good.encode() if isinstance(good, str) else good]
 
@@ -146,6 +146,7 @@ def fuzz(name: str, seconds: str, folder: Path) -> None:
     corpus, seen = folder / "corpus", set()
     corpus.mkdir()
     for number, seed in enumerate(seeds):
+        read(seed)  # good ones are read
         (corpus / str(number)).write_bytes(seed)
 
     def one(data: bytes) -> None:

@@ -137,10 +137,12 @@ def test_pooling_ties_and_switches_to_the_bit(op, dtype, n, hw, c, window, ceil)
     assert_same(got, y)
     assert nothing is None
     r = drawn((n, *(pool_size(side, window, ceil=ceil) for side in hw), c), 2).astype(dtype)
-    assert_same(op.unpool(put(r), where, hw=hw, **how), ops.unpool(r, switches, hw=hw, **how))
-    if n == 1:
-        many = np.repeat(r, 4, axis=0)
-        assert_same(op.unpool(put(many), where, hw=hw, **how), ops.unpool(many, switches, hw=hw, **how))
+    for many in (r, np.repeat(r, 4, axis=0)) if n == 1 else (r,):
+        got, want = op.unpool(put(many), where, hw=hw, **how), ops.unpool(many, switches, hw=hw, **how)
+        if op is kernels or not n:
+            assert_same(got, want)
+        else:  # CuPy's add.at adds in no order
+            assert_near(fetch(got), want, NEAR[dtype])
 
 
 @both_dtypes

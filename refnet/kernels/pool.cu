@@ -41,21 +41,21 @@ extern "C" __global__ void unpool(
     int at = blockIdx.x * blockDim.x + threadIdx.x, outputs = p_count * q_count * packs;
     if (at >= height * width * packs) return;
     int c = at % packs, v = at / packs % width, h = at / packs / width;
-    int p_last = (h + pad) / stride, q_last = (v + pad) / stride;
+    // The regions that reach the cell, from the first one on: the order in which the CPU adds.
+    int bottom = h + pad, right = v + pad;
+    int p_first = bottom < size ? 0 : (bottom - size) / stride + 1, p_last = min(bottom / stride, p_count - 1);
+    int q_first = right < size ? 0 : (right - size) / stride + 1, q_last = min(right / stride, q_count - 1);
     for (int n = blockIdx.y; n < images; n += gridDim.y) {
         const Pack* signal = r + (long long)n * outputs + c;
         const Bytes* map = switches + (shared ? 0 : (long long)n * outputs) + c;
         Pack sum = {};
-        for (int p = p_last, i = h + pad - p * stride; i < size && p >= 0; p--, i += stride) {
-            if (p >= p_count) continue;
-            for (int q = q_last, j = v + pad - q * stride; j < size && q >= 0; q--, j += stride) {
-                if (q >= q_count) continue;
-                int region = (p * q_count + q) * packs;
+        for (int p = p_first; p <= p_last; p++)
+            for (int q = q_first; q <= q_last; q++) {
+                int region = (p * q_count + q) * packs, switched = (bottom - p * stride) * size + right - q * stride;
                 Bytes where = map[region];
                 Pack value = signal[region];
-                for (int e = 0; e < V; e++) if (where.at[e] == i * size + j) sum.at[e] += value.at[e];
+                for (int e = 0; e < V; e++) if (where.at[e] == switched) sum.at[e] += value.at[e];
             }
-        }
         x[(long long)n * height * width * packs + at] = sum;
     }
 }

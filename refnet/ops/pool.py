@@ -4,7 +4,7 @@ from types import ModuleType
 
 from refnet.backend import Array, array_module, check_same_dtype, empty
 from refnet.geometry import Window, pool_size
-from refnet.ops.windows import blank_planes, join, meetings, taps
+from refnet.ops.windows import meetings, scatter
 
 
 def pool_forward(
@@ -92,12 +92,17 @@ def unpool(
         If ``switches`` are not uint8 or the backends differ.
     """
     xp, window = check_unpool(r, switches, Window(size, stride, pad), ceil, hw)
-    dealt = blank_planes(len(r), r.shape[-1], out_hw=r.shape[1:3], window=window, like=r)
-    here, values = empty(switches.shape, r, bool), empty(r.shape, r)
-    for number, at in taps(r.shape[1:3], window):
-        xp.equal(switches, xp.uint8(number), out=here)
-        dealt[at] += xp.multiply(r, here, out=values)
-    return join(dealt, hw=hw, window=window)
+    # Each switch as a cell of its image (H, W, C), counted through: (row W + column) C + map.
+    (p, q, c), (h, w) = r.shape[1:], hw
+    rows, columns = (xp.arange(n, dtype="int32") * stride - pad for n in (p, q))
+    cells = xp.floor_divide(switches, xp.uint8(size), out=empty(switches.shape, r, "int32"))
+    cells *= w - size
+    cells += switches
+    cells += (rows[:, None] * w + columns)[..., None]
+    cells *= c
+    cells += xp.arange(c, dtype="int32")
+    cells.clip(0, h * w * c - 1, out=cells)  # what no switch of such maps can mean must not write elsewhere
+    return scatter(r, cells, hw=hw)
 
 
 def check_window(operation: str, x: tuple[int, ...], window: Window, ceil: bool) -> Window:

@@ -1,15 +1,11 @@
-"""Windows over images: which cells meet, and their copies into rows (unfold) and back (fold).
-
-The cells that neighbouring windows see at one place lie ``stride`` columns apart. Work that visits a window cell by
-cell is several times faster where they lie side by side, so the columns are dealt out to ``stride`` planes first.
-"""
+"""Windows over images: which cells meet, and their copies into rows (unfold) and back (fold)."""
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from refnet.backend import Array, array_module, empty, zeros
 from refnet.geometry import Window
-
-Index = tuple[slice | int, ...]
 
 
 def meetings(n: int, out: int, window: Window) -> Iterator[tuple[slice, slice]]:
@@ -20,49 +16,6 @@ def meetings(n: int, out: int, window: Window) -> Iterator[tuple[slice, slice]]:
         last = max(min((n - 1 + pad - i) // stride, out - 1), first - 1)
         start = first * stride + i - pad
         yield slice(first, last + 1), slice(start, start + (last - first) * stride + 1, stride)
-
-
-def taps(out_hw: tuple[int, int], window: Window) -> Iterator[tuple[int, Index]]:
-    """The cells of a window in row order: ``row * size + col``, and where all windows see it in `blank_planes`."""
-    size, stride, _ = window
-    (p, q), all_images = out_hw, slice(None)
-    for row in range(size):
-        for col in range(size):
-            rows = slice(row, row + (p - 1) * stride + 1, stride)
-            yield row * size + col, (col % stride, all_images, rows, slice(col // stride, col // stride + q))
-
-
-def blank_planes(n: int, c: int, *, out_hw: tuple[int, int], window: Window, like: Array) -> Array:
-    """Zeros (stride, N, U, V, C) for n images whose columns are dealt out in turn, as far as windows reach.
-
-    planes[k, n, u, v, c] stands for x[n, u - pad, v stride + k - pad, c].
-    """
-    size, stride, _ = window
-    rows, columns = (out_hw[0] - 1) * stride + size, out_hw[1] + (size - 1) // stride
-    return zeros((stride, n, rows, columns, c), like)
-
-
-def join(dealt: Array, *, hw: tuple[int, int], window: Window) -> Array:
-    """The images (N, *hw, C) whose columns were dealt out (`blank_planes`); 0 where no window reaches."""
-    _, n, _, _, c = dealt.shape
-    x = zeros((n, *hw, c), dealt)
-    for plane, cells in _dealt(dealt.shape, hw, window.pad):
-        x[cells] = dealt[plane]
-    return x
-
-
-def _dealt(shape: tuple[int, ...], hw: tuple[int, int], pad: int) -> Iterator[tuple[Index, Index]]:
-    """For each plane, where it lies over the image, and the cells of the image there."""
-    (stride, _, rows, columns, _), (h, w) = shape, hw
-    h, everything = min(h, rows - pad), slice(None)
-    for k in range(stride):
-        first = max(-(-(pad - k) // stride), 0)  # of its columns, inside the image
-        start = first * stride + k - pad
-        count = max(min(columns - first, -(-(w - start) // stride)), 0)
-        yield (
-            (k, everything, slice(pad, pad + h), slice(first, first + count)),
-            (everything, slice(h), slice(start, start + count * stride, stride)),
-        )
 
 
 def padded(x: Array, pad: int) -> Array:
@@ -119,6 +72,27 @@ def add_windows(x: Array, columns: Array, *, stride: int) -> None:
             strides = image, row * stride, col * stride * apart, col, channel
             meets = xp.lib.stride_tricks.as_strided(x[:, i:, first * stride :], rows.shape, strides)
             meets += rows
+
+
+def scatter(values: Array, cells: Array, *, hw: tuple[int, int]) -> Array:
+    """Maps (N, *hw, C) of zeros with each image's values (N, P, Q, C) added at ``cells``, in the order of the values.
+
+    ``cells`` are int32 and count through the image's (*hw, C), in no check; with N = 1 they serve every image.
+    """
+    xp, (n, p, q, c) = array_module(values, cells), values.shape
+    x, size, each = empty((n, *hw, c), values), hw[0] * hw[1] * c, p * q * c
+    cells = xp.broadcast_to(cells, values.shape)
+    if xp is not np:
+        x.fill(0)
+        xp.add.at(x.reshape(n, size), (xp.arange(n)[:, None], cells.reshape(n, each)), values.reshape(n, each))
+        return x
+    # Images as the rows of a sparse matrix, whose entries add up where they meet. NumPy's add.at does the same, but
+    # would hold the interpreter, for which the other threads wait.
+    from scipy.sparse import csr_array
+
+    entries = values.reshape(-1), cells.reshape(-1), np.arange(n + 1) * each
+    csr_array(entries, shape=(n, size)).toarray(out=x.reshape(n, size))
+    return x
 
 
 def blocks(n: int, out_hw: tuple[int, ...], most: int) -> Iterator[tuple[slice, slice]]:

@@ -1,4 +1,4 @@
-"""unfold, fold and the taps they share with pooling."""
+"""unfold, fold and scatter."""
 
 import itertools
 from typing import NamedTuple
@@ -14,15 +14,13 @@ from hypothesis import strategies as st
 from refnet.geometry import Window, conv_size, pool_size
 from refnet.ops.windows import (
     add_windows,
-    blank_planes,
     blocks,
     cropped,
     fold,
     group_slices,
-    join,
     meetings,
     padded,
-    taps,
+    scatter,
     unfold,
 )
 
@@ -167,34 +165,18 @@ def _meetings(n, out, window):
             yield offset, output, cell
 
 
-@given(hw=sides, window=windows, ceil=st.booleans())
-@example(hw=(6, 6), window=Window(3, 3, 1), ceil=False)  # columns that no window reaches, on either side of a plane
-def test_taps_and_join_put_each_value_where_its_cell_is(hw, window, ceil):
-    """One tap at a time: what is written for every window is found at the windows' cells, and nowhere else."""
-    out_hw = tuple(pool_size(n, window, ceil=ceil) for n in hw)
-    assume(min(out_hw) >= 1)
-    values = 1.0 + np.arange(2 * out_hw[0] * out_hw[1]).reshape(1, *out_hw, 2)
-    numbers = []
-    for number, at in taps(out_hw, window):
-        numbers.append(number)
-        dealt = blank_planes(1, 2, out_hw=out_hw, window=window, like=values)
-        dealt[at] += values
-        want = np.zeros((1, *hw, 2))
-        row, col = divmod(number, window.size)
-        for i, p, r in _meetings(hw[0], out_hw[0], window):
-            for j, q, c in _meetings(hw[1], out_hw[1], window):
-                if (i, j) == (row, col):
-                    want[0, r, c] += values[0, p, q]
-        assert join(dealt, hw=hw, window=window).tolist() == want.tolist()
-    assert numbers == list(range(window.size**2))
-
-
-@given(out_hw=sides, window=windows)
-def test_planes_are_as_large_as_windows_reach_and_no_larger(out_hw, window):
-    reach = [(plane, rows.stop, columns.stop) for _, (plane, _, rows, columns) in taps(out_hw, window)]
-    planes = blank_planes(2, 3, out_hw=out_hw, window=window, like=np.zeros(1))
-    _, rows, columns = np.max(reach, axis=0)
-    assert planes.shape == (window.stride, 2, rows, columns, 3) and not planes.any()
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_scatter_adds_values_at_their_cells_in_their_order(n, shared, dtype):
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=(n, 4, 3, 2)) * 10.0 ** rng.integers(-9, 9, (n, 4, 3, 2))).astype(dtype)
+    cells = rng.integers(0, 5 * 2 * 2, (1 if shared else n, 4, 3, 2), dtype=np.int32)
+    want = np.zeros((n, 5, 2, 2), dtype)
+    for index, value in np.ndenumerate(values):
+        want[index[0]].reshape(-1)[cells[0 if shared else index[0]][index[1:]]] += value
+    got = scatter(values, cells, hw=(5, 2))
+    np.testing.assert_array_equal(got, want, strict=True)
 
 
 @pytest.mark.parametrize("pad", [0, 1, 3])

@@ -63,6 +63,11 @@ class ufunc:
             return out
         return tuple(map(new, result)) if isinstance(result, tuple) else new(result)
 
+    def at(self, a, indices, b=None):
+        if self.__name__ not in ("add", "subtract", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor"):
+            raise NotImplementedError(f"`{self.__name__}.at` is not supported yet")
+        self.numpy.at(array_only(a), _index(indices)[0], number_or_array(b))
+
 
 def _operator(name, *, reflected=False, in_place=False):
     function = ufunc(name)

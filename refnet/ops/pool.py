@@ -91,7 +91,7 @@ def unpool(
     TypeError
         If ``switches`` are not uint8 or the backends differ.
     """
-    xp, window = check_unpool(r, switches, Window(size, stride, pad), ceil, hw)
+    xp, _ = check_unpool(r, switches, Window(size, stride, pad), ceil, hw)
     # Each switch as a cell of its image (H, W, C), counted through: (row W + column) C + map.
     (p, q, c), (h, w) = r.shape[1:], hw
     rows, columns = (xp.arange(n, dtype="int32") * stride - pad for n in (p, q))

@@ -12,7 +12,6 @@ The three linear functions `_tiles` (of x), `filters` (of w) and `_outputs` (to 
 forward, transposed filtering and gradients are three lines each.
 """
 
-from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -25,6 +24,7 @@ _BLOCKS = 3  # of a filter, in one dimension
 _OUTPUTS = 4  # of a tile
 _SPAN = _OUTPUTS + _BLOCKS - 1  # blocks that a tile meets, and points
 _POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # and infinity; of the sets tried, these lose the fewest digits
+_APART = slice(0, _OUTPUTS), slice(_OUTPUTS, _SPAN)  # of a tile's blocks: within each, those of two tiles differ
 _WORTHWHILE = 0.6  # share of multiplications left; the functions before and after them cost time as well
 
 
@@ -125,8 +125,7 @@ def _tiles(x: Array, window: Window, out_hw: tuple[int, ...]) -> Array:
     cells = _cells(blocks)
     cells[:, pad : pad + h, pad : pad + w] = x[:, : cells.shape[1] - pad, : cells.shape[2] - pad]
     met = empty((_SPAN, _SPAN, n, *tiles, stride, stride, c), x)
-    for i, j, at in _places(tiles):
-        met[i, j] = blocks[at].swapaxes(2, 3)
+    met[...] = _met(blocks, tiles, slice(0, _SPAN), slice(0, _SPAN))
     return _times(_matrices()[2], met.reshape(_SPAN**2, -1, stride**2 * c))
 
 
@@ -135,8 +134,10 @@ def _tiles_adjoint(v: Array, shape: tuple[int, ...], window: Window, out_hw: tup
     tiles = tile_counts(out_hw)
     met = _times(_matrices()[2].T, v).reshape(_SPAN, _SPAN, n, *tiles, stride, stride, c)
     blocks = _blank_blocks(n, c, tiles, stride, v)
-    for i, j, at in _places(tiles):
-        blocks[at] += met[i, j].swapaxes(2, 3)
+    for rows in _APART:
+        for columns in _APART:
+            some = _met(blocks, tiles, rows, columns)
+            some += met[rows, columns]
     x, cells = zeros(shape, v), _cells(blocks)[:, pad : pad + h, pad : pad + w]
     x[:, : cells.shape[1], : cells.shape[2]] = cells
     return x
@@ -184,10 +185,12 @@ def _cells(blocks: Array) -> Array:
     return blocks.reshape(n, rows * stride, columns * stride, c)
 
 
-def _places(tiles: tuple[int, int]) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
-    """For each of the 6 x 6 blocks of a tile, where all tiles have it."""
-    everything = slice(None)
-    for i in range(_SPAN):
-        for j in range(_SPAN):
-            rows, columns = (slice(at, at + n * _OUTPUTS, _OUTPUTS) for at, n in zip((i, j), tiles, strict=True))
-            yield i, j, (everything, rows, everything, columns)
+def _met(blocks: Array, tiles: tuple[int, int], rows: slice, columns: slice) -> Array:
+    """Some rows and columns of the blocks that tiles meet, a view: (rows, columns, N, *tiles, stride, stride, C)."""
+    image, row, in_row, column, in_column, channel = blocks.strides
+    n, stride, c = (blocks.shape[axis] for axis in (0, 2, 5))
+    return array_module(blocks).lib.stride_tricks.as_strided(
+        blocks[:, rows.start :, :, columns.start :],
+        (rows.stop - rows.start, columns.stop - columns.start, n, *tiles, stride, stride, c),
+        (row, column, image, _OUTPUTS * row, _OUTPUTS * column, in_row, in_column, channel),
+    )

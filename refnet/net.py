@@ -19,7 +19,7 @@ import numpy as np
 from refnet import parallel
 from refnet.arch import Arch, Branch, Conv, Dropout, Flatten, Layer, Linear, Params, Shape, flat
 from refnet.backend import Array, array_module, empty, to_device, to_host, zeros
-from refnet.layers import GRADIENT, Down, Kept, Rules, back, grads, meet, split, walk_down, walk_up
+from refnet.layers import GRADIENT, Down, Kept, Rules, back, grads, meet, pooled_first, split, walk_down, walk_up
 from refnet.layers import forward as forward_layer
 from refnet.ops import winograd
 from refnet.ops.dropout import dropout_mask
@@ -48,13 +48,14 @@ class Trace:
     """What a forward run leaves: the layers up to where it stopped, and the arrays that their way back needs.
 
     ``kept`` has a list for each stage, with the arrays of each of its slices by layer, those inside of branches too.
-    They are the trace's own, but for ``x``, which is the caller's.
+    They are the trace's own, but for ``x``, which is the caller's. Parameters must not change while it is used.
     """
 
     arch: Arch
     n: int
     plan: list[Stage]
     kept: list[list[dict[str, Kept]]]
+    filters: Params  # transformed ones, of the convolutions that use them
     like: Array  # an empty array of the trace's dtype and backend
     threads: int | None
 
@@ -154,8 +155,8 @@ def forward(
     """
     arch = arch if stop is None else arch.upto(stop)
     plan, masks = _plan(arch, x), None if rng is None else parallel.begin(partial(_masks, arch, x, rng, rows))
-    y, kept = _run(arch, params, x, plan, keep=True, masks=masks, watch=None, threads=threads)
-    return y, Trace(arch, len(x), plan, kept, x[:0], threads)
+    y, kept, filters = _run(arch, params, x, plan, keep=True, masks=masks, watch=None, threads=threads)
+    return y, Trace(arch, len(x), plan, kept, filters, x[:0], threads)
 
 
 def _masks(arch: Arch, x: Array, rng: np.random.Generator, rows: tuple[int, int] | None) -> dict[str, np.ndarray]:
@@ -264,7 +265,7 @@ def back_through(
     arch, plan = trace.arch, trace.plan
     check_signal(trace, r, len(r) == trace.n)
     shapes, below = arch.shapes(), arch.input_shapes()
-    params = with_filters(arch, params, shapes, _at_a_time(plan), trace.threads)
+    params = {name: p | trace.filters.get(name, {}) for name, p in params.items()}
 
     def descend(stage: Stage, kept: list[dict[str, Kept]], r: Array) -> Array:
         handed_on = len(stage.slices) == 1 and stage is not plan[0]  # the signal is nobody else's
@@ -322,19 +323,20 @@ def _run(
     masks: Callable[[], dict[str, np.ndarray]] | None,
     watch: Watch | None,
     threads: int | None,
-) -> tuple[Array, list[list[dict[str, Kept]]]]:
-    """Output, and what the stages' slices keep. ``masks`` waits for those of dropout."""
+) -> tuple[Array, list[list[dict[str, Kept]]], Params]:
+    """Output, what the stages' slices keep, and the transformed filters. ``masks`` waits for those of dropout."""
     if x.ndim != 4 or x.shape[1:] != arch.input:
         raise ValueError(f"{arch.name}: x is {x.shape}, it needs (N, {', '.join(map(str, arch.input))})")
     shapes = arch.shapes()
     params = with_filters(arch, params, shapes, _at_a_time(plan), threads)
 
     def climb(stage: Stage, x: Array) -> tuple[Array, list[dict[str, Kept]]]:
-        last = stage.layers[-1]
+        layers = stage.layers if keep or watch is not None else pooled_first(stage.layers)
+        last, end = layers[-1], stage.layers[-1]
         # What leaves the net is the caller's, so a trace must not keep it.
-        leaves = last is arch.layers[-1]
+        leaves = end is arch.layers[-1]
         handed_on = len(stage.slices) == 1 and not leaves
-        y = x if handed_on else empty((len(x), *shapes[last.name]), x)
+        y = x if handed_on else empty((len(x), *shapes[end.name]), x)
         inner = stage.inner_threads(threads)
         # Asked for only now: they are drawn while the stages before are under way.
         dropouts = [each.name for each in flat(stage.layers) if isinstance(each, Dropout)]
@@ -358,7 +360,7 @@ def _run(
                     watch(layer.name, images, maps)
                 return maps
 
-            maps = walk_up(stage.layers, x[images], through)
+            maps = walk_up(layers, x[images], through)
             if handed_on:
                 return maps, kept
             y[images] = maps
@@ -371,7 +373,7 @@ def _run(
     for stage in plan:
         x, kept = climb(stage, x)
         everything.append(kept)
-    return x, everything
+    return x, everything, {name: {"u": p["u"]} for name, p in params.items() if "u" in p}
 
 
 @contextmanager

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Iterator
 
-from refnet.backend import Array, check_same_dtype, empty, zeros
+import numpy as np
+
+from refnet.backend import Array, array_module, check_same_dtype, empty, zeros
 from refnet.geometry import Window, conv_size
 from refnet.ops.windows import add_windows, blocks, cropped, group_slices, padded, unfold
 
 # Windows that are unfolded at a time: enough rows for a fast product, few enough to be still in cache for it.
 _AT_A_TIME = 2048
+_IN_PLANES = 8192  # of them, where each cell of a window is added by a call of its own
 
 
 def conv_forward(x: Array, w: Array, b: Array, *, stride: int = 1, pad: int = 0, groups: int = 1) -> Array:
@@ -76,6 +79,8 @@ def conv_transpose(r: Array, w: Array, *, stride: int = 1, pad: int = 0, hw: tup
     c = w.shape[2] * groups if w.ndim == 4 else 0
     window = check_shapes("conv_transpose", (len(r), *hw, c), w.shape, stride, pad, groups)
     check_outputs("conv_transpose", "r", r.shape, (len(r), *hw), window, w.shape[3])
+    if w.shape[2] <= r.shape[2]:
+        return _transpose_in_planes(r, w, window, hw, groups)
     x = zeros((len(r), hw[0] + 2 * pad, hw[1] + 2 * pad, c), r)
     for images, rows in blocks(len(r), r.shape[1:3], _AT_A_TIME):
         for maps, filters in group_slices(c, w.shape[3], groups):
@@ -84,6 +89,32 @@ def conv_transpose(r: Array, w: Array, *, stride: int = 1, pad: int = 0, hw: tup
             xp.matmul(_matrix(part), _matrix(w[..., filters]).T, out=_rows(columns))
             add_windows(x[images, rows.start * stride :, :, maps], columns, stride=stride)
     return cropped(x, hw=hw, pad=pad)
+
+
+def _transpose_in_planes(r: Array, w: Array, window: Window, hw: tuple[int, int], groups: int) -> Array:
+    """`conv_transpose` to few maps, three colours above all: several times as fast where each is a plane of its own.
+
+    What a filter's cell sends to a map is a plane as wide as r. All cells of one row and column, modulo the stride,
+    meet in a plane, shifted by whole steps; and the planes, dealt out in turn, are the maps.
+    """
+    xp, (n, p, q, m), (size, stride, pad) = array_module(r), r.shape, window
+    c, beyond = w.shape[2] * groups, (size - 1) // stride
+    planes = zeros((stride, stride, c, n, p + beyond, q + beyond), r)
+    for images, rows in blocks(n, (p, q), _IN_PLANES):
+        for maps, filters in group_slices(c, m, groups):
+            part = r[images, rows, :, filters]
+            cells = empty((*w.shape[:3], *part.shape[:3]), r)
+            xp.matmul(_matrix(w[..., filters]), _matrix(part).T, out=cells.reshape(_matrix(w).shape[0], -1))
+            for i, j in np.ndindex(size, size):
+                top, left = rows.start + i // stride, j // stride
+                meets = planes[i % stride, j % stride, maps, images, top : top + part.shape[1], left : left + q]
+                meets += cells[i, j]
+    whole = empty((n, p + beyond, stride, q + beyond, stride, c), r)
+    whole[...] = planes.transpose(3, 4, 0, 5, 1, 2)
+    inside = whole.reshape(n, (p + beyond) * stride, (q + beyond) * stride, c)[:, pad : pad + hw[0], pad : pad + hw[1]]
+    x = zeros((n, *hw, c), r)
+    x[:, : inside.shape[1], : inside.shape[2]] = inside
+    return x
 
 
 def conv_grads(

@@ -11,8 +11,8 @@ from fixtures import FLAT, FORKED, OBLONG, assert_near, bits, images_for, params
 from threadpoolctl import threadpool_limits
 
 from refnet import models, net, sgd
-from refnet.arch import Arch, Relu, flat
-from refnet.layers import GRADIENT, Rules
+from refnet.arch import Arch, Branch, Conv, Linear, Norm, Pool, Relu, flat
+from refnet.layers import GRADIENT, Rules, pooled_first
 from refnet.ops.loss import cross_entropy
 
 TINY = models.TINY
@@ -82,6 +82,16 @@ def test_predict_gives_forwards_bytes_in_the_dtype_of_x(arch, dtype):
     y = net.predict(arch, params, x)
     assert y.dtype == dtype
     assert bits(y) == bits(net.forward(arch, params, x)[0])
+
+
+def test_inference_pools_before_it_rectifies():
+    conv, relu, pool, norm = Conv("conv1", 2, 3), Relu("relu1"), Pool("pool1", 3, 2), Norm("norm1")
+    again, fc = Pool("pool2", 2, 2), Linear("fc3", 4)
+    assert pooled_first((conv, relu, pool, norm)) == (conv, pool, relu, norm)
+    assert pooled_first((relu, pool, again, fc)) == (pool, again, relu, fc)
+    assert pooled_first((relu, norm, pool)) == (relu, norm, pool)
+    branch = Branch("b", ((conv, relu, pool), ()))
+    assert pooled_first((relu, branch)) == (relu, Branch("b", ((conv, pool, relu), ())))
 
 
 @pytest.mark.parametrize("arch", ARCHS, ids=name_of)

@@ -65,6 +65,10 @@ CASES = [
     Case(1, (11, 12), 1, 2, 7, stride=2, pad=1),
     Case(0, (5, 4), 3, 4, 3, pad=1),
     Case(1, (3, 2), 1, 2, 9, pad=4),
+    # More maps than outputs in a row, for which filtering back adds rows, not planes.
+    Case(2, (4, 6), 6, 4, 3, stride=2, pad=1),
+    Case(1, (5, 4), 12, 6, 3, pad=1, groups=2),
+    Case(2, (6, 7), 9, 3, 2, stride=3, pad=1, groups=3),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -339,6 +343,7 @@ def test_mixed_backends_are_refused(name):
 @pytest.mark.parametrize("most", [1, 5, 7, 40])
 def test_unfolding_a_few_windows_at_a_time_gives_the_same(case, most, monkeypatch):
     monkeypatch.setattr(conv, "_AT_A_TIME", most)
+    monkeypatch.setattr(conv, "_IN_PLANES", most)
     check_forward(conv_forward, case)
     check_transpose(conv_transpose, case)
     check_grads(conv_grads, case)

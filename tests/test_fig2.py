@@ -90,16 +90,18 @@ def test_patches_are_the_pixels_of_the_box(found):
 
 @pytest.mark.parametrize("rules", ["deconv", "guided", "gradient"])
 def test_projections_are_of_the_one_activation_in_its_image(rules):
-    found = fig2.run(CHECKPOINT, SCENES, layers=LAYERS, maps=None, top=2, rules=deconv.RULES[rules])
-    _, x = crops()
+    params = {layer: {key: a.astype("float64") for key, a in p.items()} for layer, p in CHECKPOINT.params.items()}
+    exact = replace(CHECKPOINT, params=params)
+    found = fig2.run(exact, SCENES, layers=LAYERS, maps=None, top=2, rules=deconv.RULES[rules])
+    x = crops()[1].astype("float64")
     for each, (m, rank), box in activations(found):
         best, i = each.strongest, each.strongest.image[m, rank]
         if best.value[m, rank] <= 0:
             assert not each.projections[m, rank].any()
             continue
-        y, trace = net.forward(models.TINY, CHECKPOINT.params, x[i : i + 1], stop=each.layer)
+        y, trace = net.forward(models.TINY, params, x[i : i + 1], stop=each.layer)
         seed = seeds(y, [0], [m], [best.row[m, rank]], [best.col[m, rank]])
-        whole = project(trace, CHECKPOINT.params, seed, rules=deconv.RULES[rules])[0]
+        whole = project(trace, params, seed, rules=deconv.RULES[rules])[0]
         assert_near(each.projections[m, rank], padded(whole, box, fill=0), 1e-5)
         inside = np.s_[max(box[0], 0) : box[2], max(box[1], 0) : box[3]]
         whole[inside] = 0

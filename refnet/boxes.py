@@ -16,7 +16,7 @@ from refnet.arch import Average, Branch, Conv, Layer, Params, Pool, Shape, Spati
 from refnet.backend import Array, array_module, empty, zeros
 from refnet.geometry import Window
 from refnet.layers import Down, Kept, Rules, averaging, back, operations, split, walk_down
-from refnet.net import SLICE_BYTES, SLICES, Stage, Trace, naming, with_filters
+from refnet.net import SLICE_BYTES, SLICES, Stage, Trace, naming, values_on_the_way, with_filters
 from refnet.ops.average import edge_weights
 
 _DEVICE_BYTES = 1 << 30  # of unfolded windows that a GPU has at a time; launches cost more than its cache gives
@@ -92,8 +92,8 @@ def descend(
         for layer in reversed(layers):
             uppers[layer.name] = boxes
             if isinstance(layer, Conv):
-                unfolded = boxes.size[0] * boxes.size[1] * layer.size**2 * below[layer.name][2]
-                at_a_time[layer.name] = max(1, min(most // (4 * unfolded), signals // multiple))
+                values = values_on_the_way(layer, boxes.size, below[layer.name][2])
+                at_a_time[layer.name] = max(1, min(most // (4 * values), signals // multiple))
             if isinstance(layer, Branch):
                 for path in layer.paths:
                     place(path, boxes)

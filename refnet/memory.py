@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from refnet import loader, net
-from refnet.arch import Arch, Conv, Dropout, Flatten, Norm, Pool, Relu, SpatialNorm, flat
+from refnet.arch import Arch, Dropout, Flatten, Norm, Pool, Relu, SpatialNorm, flat
 from refnet.backend import cores
 
 _FLOAT = 4
@@ -15,7 +15,7 @@ _ROUNDING = 1.3  # the arena rounds sizes up, and keeps blocks for other sizes t
 def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int:
     """Bytes that a float32 training step on ``batch`` images holds at its peak: an estimate, good to about 20 %.
 
-    Weights, gradients and velocities; the trace; the unfolded windows of the slices under way; images made ahead.
+    Weights, gradients and velocities; the trace; what convolutions make of the slices under way; images made ahead.
     """
     values = 0.0  # of the trace, per image
     shapes = arch.shapes()
@@ -39,10 +39,9 @@ def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int
 
 
 def _scratch(arch: Arch, stage: net.Stage) -> int:
-    """Values that are in use for each image of a slice: unfolded windows, and what goes from layer to layer."""
+    """Values that are in use for each image of a slice: windows or tiles, and what goes from layer to layer."""
     layers, shapes = list(flat(stage.layers)), arch.shapes()
-    unfolded = max((net.unfolded_values(arch, layer) for layer in layers if isinstance(layer, Conv)), default=0)
-    return unfolded + 4 * max(math.prod(shapes[layer.name]) for layer in layers)
+    return net.scratch_values(arch, layers) + 4 * max(math.prod(shapes[layer.name]) for layer in layers)
 
 
 def available_bytes() -> float:

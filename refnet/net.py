@@ -23,6 +23,7 @@ from refnet.layers import GRADIENT, Down, Kept, Rules, back, grads, meet, pooled
 from refnet.layers import forward as forward_layer
 from refnet.ops import winograd
 from refnet.ops.dropout import dropout_mask
+from refnet.ops.tiles import scheme
 
 # Called as watch(layer, images, y) with a layer's output for a slice of the batch.
 Watch = Callable[[str, slice, Array], None]
@@ -387,7 +388,7 @@ def naming(layer: Layer) -> Iterator[None]:
         raise type(error)(f"layer {layer.name}: {error}") from error
 
 
-SLICE_BYTES = 20 << 20  # the largest unfolded input of a slice, in float32: it should stay in cache
+SLICE_BYTES = 20 << 20  # what a convolution makes of a slice at most, in float32: it should stay in cache
 SLICES = 4  # their number is a multiple of it, which few cores share evenly and many find enough of in large batches
 _MIN_ROWS = 48  # of the products of transformed filters: with fewer they lose more than they save
 
@@ -417,13 +418,22 @@ def _parts(arch: Arch) -> list[tuple[Layer, ...]]:
 def _cut(arch: Arch, layers: tuple[Layer, ...], n: int) -> list[slice]:
     if any(isinstance(layer, Linear | Flatten) for layer in layers):
         return [slice(0, n)]
-    largest = max((unfolded_values(arch, layer) for layer in flat(layers) if isinstance(layer, Conv)), default=1)
-    return parallel.cut(n, max(1, SLICE_BYTES // (4 * largest)), multiple=SLICES)
+    return parallel.cut(n, max(1, SLICE_BYTES // (4 * max(scratch_values(arch, layers), 1))), multiple=SLICES)
 
 
-def unfolded_values(arch: Arch, layer: Conv) -> int:
-    """Values of the unfolded input of a convolution, for one image."""
-    return arch.macs()[layer.name] * layer.groups // layer.filters
+def scratch_values(arch: Arch, layers: Sequence[Layer]) -> int:
+    """The most values that one of the layers' convolutions makes of an image, on the way to its output."""
+    shapes, below = arch.shapes(), arch.input_shapes()
+    convolutions = [each for each in flat(layers) if isinstance(each, Conv)]
+    return max((values_on_the_way(each, shapes[each.name], below[each.name][2]) for each in convolutions), default=0)
+
+
+def values_on_the_way(layer: Conv, outputs: Shape, c: int) -> int:
+    """Values that a convolution of C maps to outputs (P, Q, ...) makes of an image: tiles, or unfolded windows."""
+    hw = outputs[0], outputs[1]
+    if winograd.suits(layer.window, hw, c, layer.filters, layer.groups):
+        return scheme(hw).multiplications * (winograd.depth(layer.window, c) + layer.filters)
+    return hw[0] * hw[1] * layer.size**2 * c
 
 
 def _at_a_time(stages: list[Stage]) -> dict[str, int]:
@@ -451,9 +461,11 @@ def with_filters(
             return False  # the layer itself will say what is wrong
         if array_module(p["w"]) is not np:
             return False
-        hw, (_, _, c, m) = out_hw[layer.name][:2], p["w"].shape
-        rows = at_a_time[layer.name] * winograd.tile_count(hw)
-        return rows >= _MIN_ROWS and winograd.suits(layer.window, hw, c * layer.groups, m, layer.groups)
+        (height, width, *_), (_, _, c, m) = out_hw[layer.name], p["w"].shape
+        hw = height, width
+        if not winograd.suits(layer.window, hw, c * layer.groups, m, layer.groups):
+            return False
+        return at_a_time[layer.name] * scheme(hw).tile_count >= _MIN_ROWS
 
     layers = [each for each in flat(arch.layers) if isinstance(each, Conv) and each.name in at_a_time and gains(each)]
     if not layers:

@@ -92,8 +92,8 @@ def test_a_file_imports_only_from_lower_floors(path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "refnet" / "ops").glob("[a-z]*.py")), ids=lambda path: path.name)
-def test_an_operation_imports_nothing_but_arrays_sizes_and_windows(path):
-    allowed = {"refnet.backend", "refnet.geometry", "refnet.ops.windows"} - {module_name(path)}
+def test_an_operation_imports_nothing_but_arrays_sizes_windows_and_tiles(path):
+    allowed = {"refnet.backend", "refnet.geometry", "refnet.ops.windows", "refnet.ops.tiles"} - {module_name(path)}
     assert of_refnet(imports(path)) <= allowed
 
 
@@ -173,13 +173,13 @@ def public_functions():
 
 
 PUBLIC = dict(public_functions())
-# What the paper's layers do; windows and checks only serve them, and what winograd has beside its three operations.
+# What the paper's layers do; windows, tiles and checks only serve them, and what winograd has beside its three operations.
 OPERATIONS = {
     name: each
     for name, each in PUBLIC.items()
     if name.startswith("refnet.ops.")
     and not name.rpartition(".")[2].startswith("check_")
-    and not name.startswith("refnet.ops.windows.")
+    and not name.startswith(("refnet.ops.windows.", "refnet.ops.tiles."))
     and (not name.startswith("refnet.ops.winograd.") or "winograd_" in name)
 }
 

@@ -155,7 +155,7 @@ def filters_bordered_on_the_wrong_side(w, window):
 
 def filters_with_the_cells_of_a_block_by_column(w, window):
     u, stride = filters(w, window), window.stride
-    return u.reshape(36, stride, stride, -1, u.shape[2]).swapaxes(1, 2).reshape(u.shape)
+    return u.reshape(36, stride, stride, -1, u.shape[3]).swapaxes(1, 2).reshape(u.shape)
 
 
 def winograd_without_bias(x, u, b, **how):
@@ -203,7 +203,7 @@ def winograd_transpose_overwrites(r, u, *, window, hw, groups):
     """Where the cells of two tiles overlap, the last one wins."""
     size, stride, pad = window
     rows, cols = (n + 2 * pad + 6 * stride for n in hw)
-    x = np.zeros((len(r), rows, cols, u.shape[1] // stride**2 * groups), r.dtype)
+    x = np.zeros((len(r), rows, cols, u.shape[2] // stride**2 * groups), r.dtype)
     for p, q in np.ndindex(-(-r.shape[1] // 4), -(-r.shape[2] // 4)):
         part = r[:, 4 * p : 4 * p + 4, 4 * q : 4 * q + 4]
         reach = tuple((n - 1) * stride + size for n in part.shape[1:3])

@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 from refnet.backend import Array, current_precision
 from refnet.images import LUMA
-from refnet.ops import winograd
+from refnet.ops import tiles
 
 HERE = Path(__file__).parent
 SOURCES = tuple(sorted(path.stem for path in HERE.glob("*.cu")))
@@ -29,7 +29,7 @@ def source(name: str, dtype: DTypeLike, **constants: int) -> str:
     if "V" in constants:
         front.append("struct alignas(V * sizeof(T)) Pack { T at[V]; };")
     if name == "winograd":
-        for key, a in zip("AGB", winograd.line_matrices(), strict=True):
+        for key, a in zip("AGB", tiles.line_matrices(), strict=True):
             front.append(f"__device__ constexpr T {key}[{len(a)}][{a.shape[1]}] = {_braces(a)};")
     if name == "crops":
         front.append(f"__device__ constexpr float LUMA[3] = {_braces(LUMA)};")

@@ -44,11 +44,11 @@ def conv_forward(x: Array, w: Array, b: Array, *, stride: int = 1, pad: int = 0,
     if b.shape != (m,):
         raise ValueError(f"conv_forward: b is {b.shape}, it needs one value for each filter of w {w.shape}")
     p, q = (conv_size(n, window) for n in x.shape[1:3])
-    y = empty((len(x), p, q, m), x)
+    y, matrix = empty((len(x), p, q, m), x), empty((math.prod(w.shape[:3]) + 1, m), w)
+    matrix[:-1].reshape(w.shape)[...] = w
+    matrix[-1] = b
     for (images, rows), columns, filters in _unfolded(x, window, y.shape, groups):
-        block = y[images, rows, :, filters]
-        xp.matmul(columns, _matrix(w[..., filters]), out=_matrix(block))
-        block += b[filters]
+        xp.matmul(columns, matrix[:, filters], out=_matrix(y[images, rows, :, filters]))
     return y
 
 
@@ -153,25 +153,30 @@ def conv_grads(
     c, m = x.shape[-1], dy.shape[-1]
     window = check_shapes("conv_grads", x.shape, (size, size, c // max(groups, 1), m), stride, pad, groups)
     check_outputs("conv_grads", "dy", dy.shape, x.shape[:3], window, m)
-    dw = zeros((size, size, c // groups, m), x)
+    both = zeros((size * size * (c // groups) + 1, m), x)  # of filters and biases
     for (images, rows), columns, filters in _unfolded(x, window, dy.shape, groups):
-        _matrix(dw[..., filters])[...] += xp.matmul(columns.T, _matrix(dy[images, rows, :, filters]))
-    return dw, dy.sum(axis=(0, 1, 2))
+        both[:, filters] += xp.matmul(columns.T, _matrix(dy[images, rows, :, filters]))
+    return both[:-1].reshape(size, size, c // groups, m), both[-1]
 
 
 def _unfolded(
     x: Array, window: Window, out: tuple[int, ...], groups: int
 ) -> Iterator[tuple[tuple[slice, slice], Array, slice]]:
-    """The windows of x as rows of matrices, block by block: (images and rows of the output), matrix, filters."""
+    """The windows of x as rows of matrices, block by block: (images and rows of the output), matrix, filters.
+
+    Each row ends with a 1, whose weight is the bias: adding it later would read and write all of the output again.
+    """
     size, stride, pad = window
-    x = padded(x, pad)
+    x, c = padded(x, pad), x.shape[-1] // groups
     for images, rows in blocks(len(x), out[1:3], _AT_A_TIME):
         below = slice(rows.start * stride, (rows.stop - 1) * stride + size)
+        windows = images.stop - images.start, rows.stop - rows.start, out[2]
         for maps, filters in group_slices(x.shape[-1], out[3], groups):
-            columns = unfold(
-                x[images, below, :, maps], out_hw=(rows.stop - rows.start, out[2]), window=Window(size, stride)
-            )
-            yield (images, rows), _rows(columns), filters
+            columns = empty((math.prod(windows), size * size * c + 1), x)
+            columns[:, -1] = 1
+            cells = columns[:, :-1].reshape(*windows, size, size, c)
+            unfold(x[images, below, :, maps], out_hw=windows[1:], window=Window(size, stride), out=cells)
+            yield (images, rows), columns, filters
 
 
 def _matrix(a: Array) -> Array:

@@ -37,10 +37,10 @@ def cropped(x: Array, *, hw: tuple[int, int], pad: int) -> Array:
     return out
 
 
-def unfold(x: Array, *, out_hw: tuple[int, int], window: Window) -> Array:
+def unfold(x: Array, *, out_hw: tuple[int, int], window: Window, out: Array | None = None) -> Array:
     """Every window of ``x`` as a row: (N, H, W, C) -> (N, P, Q, K, K, C); zeros where it hangs over the edge.
 
-    One strided copy; the product of its rows with the filters is the convolution.
+    One strided copy, into ``out`` where it is given; the product of its rows with the filters is the convolution.
     """
     xp = array_module(x)
     size, stride, pad = window
@@ -49,7 +49,7 @@ def unfold(x: Array, *, out_hw: tuple[int, int], window: Window) -> Array:
     view = xp.lib.stride_tricks.as_strided(
         x, (len(x), *out_hw, size, size, x.shape[-1]), (image, row * stride, col * stride, row, col, channel)
     )
-    columns = empty(view.shape, x)
+    columns = empty(view.shape, x) if out is None else out
     xp.copyto(columns, view)
     return columns
 

@@ -1,64 +1,39 @@
-"""Convolution with fewer multiplications: the fast twin of `refnet.ops.conv` for filters of 3 x 3 blocks.
+"""Convolution with fewer multiplications: the fast twin of `refnet.ops.conv` for filters that are made of 3 x 3 blocks.
 
-In one dimension, 4 outputs of a filter of 3 cells take 6 multiplications instead of 12: y = A' ((G w) * (B' x)), where
-G and B' evaluate polynomials at 6 points and A' interpolates (Winograd 1980; for networks, Lavin & Gray 2016). In two
-dimensions the rows and the columns get each matrix, which makes one of 6 x 6 = 36 rows; 4 x 4 outputs are a *tile*.
-The 36 products of numbers are products of matrices here, which sum over the maps.
+y = A' ((G w) * (B' x)) for each tile of the outputs, with the matrices of `refnet.ops.tiles`: as maps are summed over,
+the products of numbers are products of matrices, one for each pair of points.
 
 A convolution of stride s is one of stride 1 over blocks of s x s cells, whose maps lie side by side: so ZFNet's 5 x 5
-filters of stride 2 are 3 x 3 blocks with zeros at the border, over 4 x 96 maps.
+filters of stride 2 are 3 x 3 blocks with zeros at the border, over 4 x 96 maps. And larger filters are *parts* of 3 x 3
+blocks, each over the same maps shifted by 3: 5 x 5 filters of stride 1 are 2 x 2 parts over 4 times the maps.
 
 The three linear functions `_tiles` (of x), `filters` (of w) and `_outputs` (to y) and their adjoints are everything:
-forward, transposed filtering and gradients are three lines each.
+forward, transposed filtering and gradients are a few lines each.
 """
 
+from collections.abc import Iterator
 from functools import cache
+from itertools import product
+from math import prod
 
 import numpy as np
 
 from refnet.backend import Array, array_module, check_same_dtype, empty, zeros
 from refnet.geometry import Window, conv_size
+from refnet.ops.tiles import CELLS, POINTS, Pair, Scheme, Tiles, line_matrices, scheme, whole_tiles
 from refnet.ops.windows import group_slices
 
-_BLOCKS = 3  # of a filter, in one dimension
-_OUTPUTS = 4  # of a tile
-_SPAN = _OUTPUTS + _BLOCKS - 1  # blocks that a tile meets, and points
-_POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # and infinity; of the sets tried, these lose the fewest digits
-_APART = slice(0, _OUTPUTS), slice(_OUTPUTS, _SPAN)  # of a tile's blocks: within each, those of two tiles differ
-_WORTHWHILE = 0.6  # share of multiplications left; the functions before and after them cost time as well
+_WORTHWHILE = 0.56  # share of multiplications left; the functions before and after them cost time as well
 
 
-def line_matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A (6, 4), G (6, 3) and B (6, 6) of one dimension, one row for each point."""
-    points, infinity = np.array(_POINTS), np.eye(_SPAN)[-1]
-    powers = np.vander(points, _SPAN, increasing=True)
-    others = [np.delete(points, i) for i in range(len(points))]
-    weights = [np.prod(point - each) for point, each in zip(points, others, strict=True)]
-    a = np.vstack([powers[:, :_OUTPUTS], infinity[-_OUTPUTS:]])
-    g = np.vstack([powers[:, :_BLOCKS] / np.array(weights)[:, None], infinity[-_BLOCKS:]])
-    b = np.vstack([*(np.append(np.poly(each)[::-1], 0) for each in others), np.poly(points)[::-1]])
-    return a, g, b
+def suits(window: Window, out_hw: Pair, c: int, m: int, groups: int = 1, *, narrow: bool = True) -> bool:
+    """Whether P x Q outputs, C and M maps are enough to gain time with filters of this window.
 
-
-@cache
-def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A (36, 16), G (36, 9) and B (36, 36), one row for each pair of points."""
-    a, g, b = line_matrices()
-    return np.kron(a, a), np.kron(g, g), np.kron(b, b)
-
-
-def tile_count(out_hw: tuple[int, ...]) -> int:
-    """Tiles of the outputs (P, Q) of one image: so many rows it has in each of the 36 products."""
-    rows, columns = tile_counts(out_hw)
-    return rows * columns
-
-
-def suits(window: Window, out_hw: tuple[int, ...], c: int, m: int, groups: int = 1) -> bool:
-    """Whether filters of this window are 3 x 3 blocks, and P x Q outputs, C and M maps enough to gain time."""
-    size, stride, _ = window
-    in_blocks = -(-size // stride) == _BLOCKS and (stride == 1 or groups == 1)
-    share = tile_count(out_hw) * (_SPAN * stride) ** 2 / (out_hw[0] * out_hw[1] * size**2)  # of the multiplications
-    return in_blocks and share < _WORTHWHILE and min(stride**2 * c, m) >= 64 * groups
+    ``narrow`` False if tiles at the edges are whole ones too.
+    """
+    left = scheme(out_hw).multiplications if narrow else prod(whole_tiles(out_hw)) * POINTS**2
+    share = left * depth(window) / (out_hw[0] * out_hw[1] * window.size**2)  # of the multiplications
+    return share < _WORTHWHILE and min(depth(window, c), m) >= 64 * groups
 
 
 def winograd_forward(x: Array, u: Array, b: Array, *, window: Window, groups: int = 1) -> Array:
@@ -67,12 +42,14 @@ def winograd_forward(x: Array, u: Array, b: Array, *, window: Window, groups: in
     The same but for rounding: some 3e-6 of the largest value in float32. Raises TypeError if dtypes or backends differ.
     """
     xp = check_same_dtype("winograd_forward", x=x, u=u, b=b)
-    shape = (len(x), *(conv_size(n, window) for n in x.shape[1:3]), u.shape[2])
-    v = _tiles(x, window, shape[1:3])
-    z = empty((*v.shape[:2], shape[3]), x)
-    for maps, filters in group_slices(v.shape[2], shape[3], groups):
-        xp.matmul(v[..., maps], u[..., filters], out=z[..., filters])
-    return xp.add(_outputs(z, shape), b, out=empty(shape, x))
+    p, q = (conv_size(n, window) for n in x.shape[1:3])
+    cut = scheme((p, q))
+    v = _tiles(x, window, cut, groups)
+    z = empty((*v.shape[:2], len(b)), x)
+    for read, at, made in _products(cut, v, z):
+        for maps, filters in group_slices(v.shape[2], z.shape[2], groups):
+            xp.matmul(read[..., maps], u[at][..., filters], out=made[..., filters])
+    return _outputs(z, b, (len(x), p, q, len(b)), cut)
 
 
 def winograd_transpose(r: Array, u: Array, *, window: Window, hw: tuple[int, int], groups: int = 1) -> Array:
@@ -81,116 +58,168 @@ def winograd_transpose(r: Array, u: Array, *, window: Window, hw: tuple[int, int
     Raises TypeError if dtypes or backends differ.
     """
     xp = check_same_dtype("winograd_transpose", r=r, u=u)
-    z = _outputs_adjoint(r)
-    v = empty((*z.shape[:2], u.shape[1] * groups), r)
-    for maps, filters in group_slices(v.shape[2], z.shape[2], groups):
-        xp.matmul(z[..., filters], u[..., filters].swapaxes(1, 2), out=v[..., maps])
-    return _tiles_adjoint(v, (len(r), *hw, v.shape[2] // window.stride**2), window, r.shape[1:3])
+    cut, deep = scheme(r.shape[1:3]), u.shape[2] * groups
+    z = _outputs_adjoint(r, cut)
+    v = empty((*z.shape[:2], deep), r)
+    for made, at, read in _products(cut, v, z):
+        for maps, filters in group_slices(deep, z.shape[2], groups):
+            xp.matmul(read[..., filters], u[at][..., filters].swapaxes(2, 3), out=made[..., maps])
+    return _tiles_adjoint(v, (len(r), *hw, deep // depth(window)), window, cut, groups)
 
 
 def winograd_grads(x: Array, dy: Array, *, window: Window, groups: int = 1) -> tuple[Array, Array]:
     """`refnet.ops.conv.conv_grads` (section 3, back-propagation). Raises TypeError if dtypes or backends differ."""
     xp = check_same_dtype("winograd_grads", x=x, dy=dy)
-    v, z = _tiles(x, window, dy.shape[1:3]), _outputs_adjoint(dy)
-    du = empty((len(v), v.shape[2] // groups, z.shape[2]), x)
-    for maps, filters in group_slices(v.shape[2], z.shape[2], groups):
-        xp.matmul(v[..., maps].swapaxes(1, 2), z[..., filters], out=du[..., filters])
+    cut = scheme(dy.shape[1:3])
+    v, z = _tiles(x, window, cut, groups), _outputs_adjoint(dy, cut)
+    du = empty((POINTS, POINTS, v.shape[2] // groups, z.shape[2]), x)
+    for read, at, signal in _products(cut, v, z):
+        for maps, filters in group_slices(v.shape[2], z.shape[2], groups):
+            xp.matmul(read[..., maps].swapaxes(2, 3), signal[..., filters], out=du[at][..., filters])
     return _filters_adjoint(du, window), dy.sum(axis=(0, 1, 2))
 
 
+def depth(window: Window, c: int = 1) -> int:
+    """Maps side by side that C maps become: parts^2 stride^2 C."""
+    return (_parts(window) * window.stride) ** 2 * c
+
+
+def _parts(window: Window) -> int:
+    """In one dimension, how many filters of 3 blocks make a filter."""
+    return -(-window.size // (window.stride * CELLS))
+
+
+def _products(cut: Scheme, v: Array, z: Array) -> Iterator[tuple[Array, tuple[slice, slice], Array]]:
+    """For all pairs of points that serve the same tiles: their parts of v, their rows and columns, their parts of z."""
+    n = v.shape[1] // cut.tile_count
+    for at, points, place in cut.products:
+        tiles = slice(n * place.start, n * place.stop)
+        grid = *(each.stop - each.start for each in at), tiles.stop - tiles.start
+        yield v[points, tiles].reshape(*grid, v.shape[2]), at, z[points, tiles].reshape(*grid, z.shape[2])
+
+
 def filters(w: Array, window: Window) -> Array:
-    """Filters w (K, K, C / groups, M) at all points: (36, stride^2 C / groups, M)."""
-    size, stride, _ = window
-    c, m = w.shape[2:]
-    whole = zeros((_BLOCKS * stride, _BLOCKS * stride, c, m), w)
+    """Filters w (K, K, C / groups, M) at all pairs of points: (6, 6, `depth` of C / groups, M)."""
+    (size, stride, _), parts, (c, m) = window, _parts(window), w.shape[2:]
+    whole = zeros((parts * CELLS * stride, parts * CELLS * stride, c, m), w)
     whole[:size, :size] = w
-    blocks = whole.reshape(_BLOCKS, stride, _BLOCKS, stride, c, m).swapaxes(1, 2)
-    return _times(_matrices()[1], blocks.reshape(_BLOCKS**2, stride**2 * c, m))
+    blocks = whole.reshape(parts, CELLS, stride, parts, CELLS, stride, c, m).transpose(1, 4, 0, 3, 2, 5, 6, 7)
+    u = empty((POINTS, POINTS, depth(window, c), m), w)
+    _times(_filter_matrix(), blocks, u)
+    return u
 
 
-def _filters_adjoint(u: Array, window: Window) -> Array:
-    size, stride, _ = window
-    blocks = _times(_matrices()[1].T, u).reshape(_BLOCKS, _BLOCKS, stride, stride, -1, u.shape[2])
-    whole = blocks.swapaxes(1, 2).reshape(_BLOCKS * stride, _BLOCKS * stride, -1, u.shape[2])
-    dw = empty((size, size, *whole.shape[2:]), u)
-    dw[...] = whole[:size, :size]
+def _filters_adjoint(du: Array, window: Window) -> Array:
+    (size, stride, _), parts, m = window, _parts(window), du.shape[3]
+    c, side = du.shape[2] // depth(window), parts * CELLS * stride
+    blocks, dw = empty((CELLS, CELLS, parts, parts, stride, stride, c, m), du), empty((size, size, c, m), du)
+    _times(_filter_matrix().T, du, blocks)
+    dw[...] = blocks.transpose(2, 0, 4, 3, 1, 5, 6, 7).reshape(side, side, c, m)[:size, :size]
     return dw
 
 
-def _tiles(x: Array, window: Window, out_hw: tuple[int, ...]) -> Array:
-    """The blocks of x that each tile meets, at all points: (36, N tiles, stride^2 C)."""
-    (n, h, w, c), (_, stride, pad) = x.shape, window
-    tiles = tile_counts(out_hw)
-    blocks = _blank_blocks(n, c, tiles, stride, x)
-    cells = _cells(blocks)
-    cells[:, pad : pad + h, pad : pad + w] = x[:, : cells.shape[1] - pad, : cells.shape[2] - pad]
-    met = empty((_SPAN, _SPAN, n, *tiles, stride, stride, c), x)
-    met[...] = _met(blocks, tiles, slice(0, _SPAN), slice(0, _SPAN))
-    return _times(_matrices()[2], met.reshape(_SPAN**2, -1, stride**2 * c))
+@cache
+def _filter_matrix() -> np.ndarray:
+    """G of both dimensions, (36, 9)."""
+    g = line_matrices()[1]
+    return np.kron(g, g)
 
 
-def _tiles_adjoint(v: Array, shape: tuple[int, ...], window: Window, out_hw: tuple[int, int]) -> Array:
-    (n, h, w, c), (_, stride, pad) = shape, window
-    tiles = tile_counts(out_hw)
-    met = _times(_matrices()[2].T, v).reshape(_SPAN, _SPAN, n, *tiles, stride, stride, c)
-    blocks = _blank_blocks(n, c, tiles, stride, v)
-    for rows in _APART:
-        for columns in _APART:
-            some = _met(blocks, tiles, rows, columns)
-            some += met[rows, columns]
-    x, cells = zeros(shape, v), _cells(blocks)[:, pad : pad + h, pad : pad + w]
+def _tiles(x: Array, window: Window, cut: Scheme, groups: int) -> Array:
+    """The blocks of x that each tile meets, at the points that it takes: (36, N tiles, `depth` of the maps)."""
+    (n, h, w, c), parts = x.shape, _parts(window)
+    blocks = _blank_blocks(n, c, window, cut, x)
+    cells = _cells(blocks, window, (h, w))
+    cells[...] = x[:, : cells.shape[1], : cells.shape[2]]
+    v = empty((POINTS**2, n * cut.tile_count, depth(window, c)), x)
+    for tiles, met, place in _pieces(blocks, cut, "met", parts, groups):
+        some = empty(met.shape, x)
+        some[...] = met
+        _times(tiles.b, some, v[tiles.points, place])
+    return v
+
+
+def _tiles_adjoint(v: Array, shape: tuple[int, ...], window: Window, cut: Scheme, groups: int) -> Array:
+    (n, h, w, c), parts = shape, _parts(window)
+    blocks = _blank_blocks(n, c, window, cut, v)
+    for tiles, met, place in _pieces(blocks, cut, "met", parts, groups):
+        some = empty(met.shape, v)
+        _times(tiles.b.T, v[tiles.points, place], some)
+        for rows, columns, i, j in product(_apart(tiles, 0), _apart(tiles, 1), range(parts), range(parts)):
+            cells = met[rows, columns, :, :, :, :, i, j]
+            cells += some[rows, columns, :, :, :, :, i, j]
+    x, cells = zeros(shape, v), _cells(blocks, window, (h, w))
     x[:, : cells.shape[1], : cells.shape[2]] = cells
     return x
 
 
-def _outputs(z: Array, shape: tuple[int, ...]) -> Array:
-    """The outputs (N, P, Q, M) of products (36, N tiles, M)."""
-    (n, p, q, m), (rows, columns) = shape, tile_counts(shape[1:3])
-    y = _times(_matrices()[0].T, z).reshape(_OUTPUTS, _OUTPUTS, n, rows, columns, m)
-    whole = empty((n, rows, _OUTPUTS, columns, _OUTPUTS, m), z)
-    whole[...] = y.transpose(2, 3, 0, 4, 1, 5)
-    return whole.reshape(n, rows * _OUTPUTS, columns * _OUTPUTS, m)[:, :p, :q]
+def _outputs(z: Array, b: Array, shape: tuple[int, ...], cut: Scheme) -> Array:
+    """The outputs (N, P, Q, M) of products (36, N tiles, M), plus b."""
+    xp, y = array_module(z), empty(shape, z)
+    for tiles, made, place in _pieces(_as_blocks(y), cut, "outputs"):
+        some = empty(made.shape, z)
+        _times(tiles.a.T, z[tiles.points, place], some)
+        xp.add(some, b, out=made)
+    return y
 
 
-def _outputs_adjoint(y: Array) -> Array:
-    (n, p, q, m), (rows, columns) = y.shape, tile_counts(y.shape[1:3])
-    whole = zeros((n, rows * _OUTPUTS, columns * _OUTPUTS, m), y)
-    whole[:, :p, :q] = y
-    tiled = empty((_OUTPUTS, _OUTPUTS, n, rows, columns, m), y)
-    tiled[...] = whole.reshape(n, rows, _OUTPUTS, columns, _OUTPUTS, m).transpose(2, 4, 0, 1, 3, 5)
-    return _times(_matrices()[0], tiled.reshape(_OUTPUTS**2, -1, m))
+def _outputs_adjoint(y: Array, cut: Scheme) -> Array:
+    z = empty((POINTS**2, len(y) * cut.tile_count, y.shape[3]), y)
+    for tiles, made, place in _pieces(_as_blocks(y), cut, "outputs"):
+        some = empty(made.shape, y)
+        some[...] = made
+        _times(tiles.a, some, z[tiles.points, place])
+    return z
 
 
-def _times(matrix: np.ndarray, a: Array) -> Array:
-    """matrix (J, I) times a (I, ..., M): (J, ..., M)."""
-    xp, out = array_module(a), empty((len(matrix), *a.shape[1:]), a)
-    xp.matmul(xp.asarray(matrix, a.dtype), a.reshape(len(a), -1), out=out.reshape(len(matrix), -1))
-    return out
+def _times(matrix: np.ndarray, a: Array, out: Array) -> None:
+    """matrix (J, I) times a, whose first axes are I, into out, whose first axes are J."""
+    xp, (j, i) = array_module(a), matrix.shape
+    xp.matmul(xp.asarray(matrix, a.dtype), a.reshape(i, -1), out=out.reshape(j, -1))
 
 
-def tile_counts(out_hw: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of tiles that hold the outputs (P, Q)."""
-    return -(-out_hw[0] // _OUTPUTS), -(-out_hw[1] // _OUTPUTS)
+def _blank_blocks(n: int, c: int, window: Window, cut: Scheme, like: Array) -> Array:
+    """Zeros for all blocks that filters meet: (N, block rows, stride, block columns, stride, C)."""
+    rows, columns = (length + _parts(window) * CELLS - 1 for length in cut.out_hw)
+    return zeros((n, rows, window.stride, columns, window.stride, c), like)
 
 
-def _blank_blocks(n: int, c: int, tiles: tuple[int, int], stride: int, like: Array) -> Array:
-    """Zeros wherever tiles look: (N, block rows, stride, block columns, stride, C)."""
-    rows, columns = (count * _OUTPUTS + _BLOCKS - 1 for count in tiles)
-    return zeros((n, rows, stride, columns, stride, c), like)
-
-
-def _cells(blocks: Array) -> Array:
-    """Blocks as the image they are: a view (N, rows, columns, C)."""
+def _cells(blocks: Array, window: Window, hw: Pair) -> Array:
+    """A view (N, rows, columns, C) of the blocks' cells, without those that lie outside an image of H x W."""
     n, rows, stride, columns, _, c = blocks.shape
-    return blocks.reshape(n, rows * stride, columns * stride, c)
+    cells, pad = blocks.reshape(n, rows * stride, columns * stride, c), window.pad
+    return cells[:, pad : pad + hw[0], pad : pad + hw[1]]
 
 
-def _met(blocks: Array, tiles: tuple[int, int], rows: slice, columns: slice) -> Array:
-    """Some rows and columns of the blocks that tiles meet, a view: (rows, columns, N, *tiles, stride, stride, C)."""
+def _as_blocks(y: Array) -> Array:
+    """A view of y (N, P, Q, M) as blocks of 1 x 1 cells."""
+    return y[:, :, None, :, None]
+
+
+def _pieces(
+    blocks: Array, cut: Scheme, what: str, parts: int = 1, groups: int = 1
+) -> Iterator[tuple[Tiles, Array, slice]]:
+    """A few tiles at a time: their kind, a view of the blocks that they have met or make (``what``), and their place.
+
+    The view is (rows and columns in a tile, N, rows and columns of tiles, groups, parts, parts, stride, stride, maps).
+    """
     image, row, in_row, column, in_column, channel = blocks.strides
-    n, stride, c = (blocks.shape[axis] for axis in (0, 2, 5))
-    return array_module(blocks).lib.stride_tricks.as_strided(
-        blocks[:, rows.start :, :, columns.start :],
-        (rows.stop - rows.start, columns.stop - columns.start, n, *tiles, stride, stride, c),
-        (row, column, image, _OUTPUTS * row, _OUTPUTS * column, in_row, in_column, channel),
-    )
+    n, _, stride, _, _, c = blocks.shape
+    for tiles in cut.tiles:
+        (top, left), (down, across) = tiles.first, tiles.outputs
+        view = array_module(blocks).lib.stride_tricks.as_strided(
+            blocks[:, top:, :, left:],
+            (*getattr(tiles, what), n, *tiles.counts, groups, parts, parts, stride, stride, c // groups),
+            (
+                row, column, image, down * row, across * column,
+                c // groups * channel, CELLS * row, CELLS * column, in_row, in_column, channel,
+            ),
+        )  # fmt: skip
+        for images, rows, place in tiles.pieces(n, prod(view.shape[5:])):
+            yield tiles, view[:, :, images, rows], place
+
+
+def _apart(tiles: Tiles, axis: int) -> list[slice]:
+    """Rows (0) or columns (1) of the blocks that tiles meet, in parts: within each, those of two tiles differ."""
+    step = tiles.outputs[axis] if tiles.counts[axis] > 1 else tiles.met[axis]
+    return [slice(start, start + step) for start in range(0, tiles.met[axis], step)]

@@ -28,7 +28,8 @@ from refnet.arch import Arch, Conv, Linear, Relu
 from refnet.geometry import Window, conv_size
 from refnet.ops import winograd
 from refnet.ops.conv import conv_forward, conv_grads, conv_transpose
-from refnet.ops.winograd import filters, suits, tile_count, winograd_forward, winograd_grads, winograd_transpose
+from refnet.ops.tiles import scheme
+from refnet.ops.winograd import depth, filters, suits, winograd_forward, winograd_grads, winograd_transpose
 
 pytestmark = pytest.mark.usefixtures("dirty_memory")
 
@@ -94,6 +95,12 @@ CASES = [
     Case(1, (18, 9), 2, 3, 9, stride=3, pad=1),  # a row that no window sees, and padding
     Case(1, (9, 18), 2, 3, 9, stride=3, pad=1),  # such a column
     Case(1, (1, 2), 2, 2, 5, stride=2, pad=2),
+    Case(2, (9, 12), 4, 4, 5, pad=2),  # 2 x 2 parts
+    Case(1, (7, 8), 4, 6, 5, groups=2),
+    Case(1, (15, 14), 4, 6, 7, stride=2, pad=1, groups=2),  # parts of blocks of 2 x 2 cells, in groups
+    Case(1, (13, 16), 3, 2, 8, pad=3),  # 3 x 3 parts
+    Case(2, (6, 5), 3, 2, 1),
+    Case(1, (8, 5), 2, 3, 4, stride=3, pad=1),
     Case(0, (5, 4), 3, 4, pad=1),
     Case(0, (9, 8), 3, 2, 5, stride=2),
 ]
@@ -201,10 +208,8 @@ def test_wrong_transformed_filters_are_caught(twin):
 
 @st.composite
 def cases(draw):
-    """Any filters of 3 x 3 blocks, on maps of any shape that they fit."""
-    stride = draw(st.integers(1, 3))
-    size, pad = draw(st.integers(2 * stride + 1, 3 * stride)), draw(st.integers(0, 2))
-    groups = draw(st.integers(1, 3)) if stride == 1 else 1
+    """Any filters, on maps of any shape that they fit."""
+    stride, size, pad, groups = (draw(st.integers(*ends)) for ends in ((1, 3), (1, 9), (0, 2), (1, 3)))
     n, per_group, filters_per_group = draw(st.tuples(st.integers(0, 3), st.integers(1, 4), st.integers(1, 4)))
     hw = draw(st.tuples(st.integers(1, 24), st.integers(1, 24)))
     case = Case(n, hw, groups * per_group, groups * filters_per_group, size, stride, pad, groups)
@@ -212,16 +217,19 @@ def cases(draw):
     return case
 
 
-@pytest.mark.parametrize("tiles", [(1, 1), (2, 5)])
-def test_tiles_meet_all_blocks_and_no_others(tiles):
-    blocks = winograd._blank_blocks(2, 3, tiles, 2, np.zeros(1))
-    for rows, columns in itertools.product(winograd._APART, repeat=2):
-        met = winograd._met(blocks, tiles, rows, columns)
-        met += 1
-    want = np.zeros(blocks.shape)
-    for row, column in np.ndindex(tiles):
-        want[:, 4 * row : 4 * row + 6, :, 4 * column : 4 * column + 6] += 1
-    np.testing.assert_array_equal(blocks, want)
+@pytest.mark.parametrize("out_hw", [(4, 4), (1, 3), (8, 13), (10, 5)])
+def test_parts_of_what_tiles_meet_are_everything_once_and_do_not_overlap(out_hw):
+    blocks = np.zeros((2, out_hw[0] + 2, 2, out_hw[1] + 2, 2, 3))
+    times = np.zeros(blocks.shape)
+    for tiles, met, _ in winograd._pieces(blocks, scheme(out_hw), "met"):
+        for part in itertools.product(winograd._apart(tiles, 0), winograd._apart(tiles, 1)):
+            cells = met[part]
+            cells += 1  # as many times as it should only where no two tiles share a cell
+        for row, column in np.ndindex(tiles.counts):
+            top, left = (first + 4 * at for first, at in zip(tiles.first, (row, column), strict=True))
+            times[:, top : top + tiles.met[0], :, left : left + tiles.met[1]] += 1
+    assert times.min() == 1
+    np.testing.assert_array_equal(blocks, times)
 
 
 @given(case=cases())
@@ -299,10 +307,10 @@ def test_groups_do_not_see_each_other():
 
 @every_case
 @every_dtype
-def test_transformed_filters_are_36_matrices_of_the_filters_dtype(case, dtype):
+def test_transformed_filters_are_6_by_6_matrices_of_the_filters_dtype(case, dtype):
     _, w, _, _ = case.draw(dtype)
     u = filters(w, case.window)
-    assert (u.shape, u.dtype) == ((36, case.stride**2 * case.maps // case.groups, case.filters), w.dtype)
+    assert (u.shape, u.dtype) == ((6, 6, depth(case.window, case.maps // case.groups), case.filters), w.dtype)
 
 
 # ------------------------------------------------------------------------------------- what is refused
@@ -330,14 +338,14 @@ def test_other_dtypes_are_refused(name, dtype):
 
 @every_operation
 def test_mixed_dtypes_are_refused(name):
-    x, u = np.ones((1, 3, 3, 1)), np.ones((36, 1, 1), "float32")
+    x, u = np.ones((1, 3, 3, 1)), np.ones((6, 6, 1, 1), "float32")
     with pytest.raises(TypeError, match=rf"{name}: got \w+ float64, \w+ float32"):
         calls(x, u, np.ones(1))[name]()
 
 
 @pytest.mark.parametrize("odd", ["x", "u", "b"])
 def test_one_array_of_another_dtype_is_enough(odd):
-    a = {"x": np.ones((1, 3, 3, 1)), "u": np.ones((36, 1, 1)), "b": np.ones(1)}
+    a = {"x": np.ones((1, 3, 3, 1)), "u": np.ones((6, 6, 1, 1)), "b": np.ones(1)}
     a[odd] = a[odd].astype("float32")
     with pytest.raises(TypeError, match=rf"winograd_forward: got .*{odd} float32"):
         winograd_forward(**a, window=Window(3))
@@ -345,7 +353,7 @@ def test_one_array_of_another_dtype_is_enough(odd):
 
 @every_operation
 def test_mixed_backends_are_refused(name):
-    x, u = np.ones((1, 3, 3, 1), "float32"), CupyArray((36, 1, 1))
+    x, u = np.ones((1, 3, 3, 1), "float32"), CupyArray((6, 6, 1, 1))
     with pytest.raises(TypeError, match=r"numpy\.ndarray and cupy\.CupyArray: they must all be numpy or all cupy"):
         calls(x, u, np.ones(1, "float32"))[name]()
 
@@ -353,10 +361,8 @@ def test_mixed_backends_are_refused(name):
 # ------------------------------------------------------------------------------------- where it pays
 
 
-def test_tiles_are_4_by_4_outputs():
-    assert [tile_count((p, 1)) for p in range(1, 10)] == [1, 1, 1, 1, 2, 2, 2, 2, 3]
-    assert [tile_count((1, q)) for q in range(1, 10)] == [1, 1, 1, 1, 2, 2, 2, 2, 3]
-    assert (tile_count((13, 13)), tile_count((26, 26)), tile_count((5, 9, 64))) == (16, 49, 6)
+def test_maps_of_all_parts_and_cells_lie_side_by_side():
+    assert [depth(Window(*each), 10) for each in ((3, 1), (5, 2), (5, 1), (7, 2), (1, 1))] == [10, 40, 40, 160, 10]
 
 
 def suited(arch):
@@ -372,14 +378,17 @@ def suited(arch):
 
 def test_all_of_zfnets_convolutions_suit_but_the_first():
     assert suited(models.ZFNET) == ["conv2", "conv3", "conv4", "conv5"]
-    assert suited(models.KRIZHEVSKY) == ["conv3", "conv4", "conv5"]  # conv2 has 5 x 5 filters of stride 1
+    assert suited(models.KRIZHEVSKY) == ["conv2", "conv3", "conv4", "conv5"]
+    assert suited(models.SMALL) == ["conv2", "conv3", "conv4", "conv5"]
     assert suited(models.TINY) == []
 
 
-def test_filters_of_3_by_3_blocks_suit():
+def test_filters_that_fill_their_blocks_suit():
     windows = [Window(size, stride) for stride in range(1, 5) for size in range(1, 14)]
     assert [(size, stride) for size, stride, _ in windows if suits(Window(size, stride), (16, 16), 512, 512)] == [
-        (3, 1), (5, 2), (6, 2), (7, 3), (8, 3), (9, 3), (9, 4), (10, 4), (11, 4), (12, 4),
+        (3, 1), (5, 1), (6, 1), (7, 1), (8, 1), (9, 1), (10, 1), (11, 1), (12, 1), (13, 1),
+        (5, 2), (6, 2), (9, 2), (10, 2), (11, 2), (12, 2), (13, 2),
+        (7, 3), (8, 3), (9, 3), (13, 3), (9, 4), (10, 4), (11, 4), (12, 4),
     ]  # fmt: skip
 
 
@@ -391,18 +400,19 @@ def test_few_maps_do_not_suit():
     assert not suits(Window(5, 2), (13, 13), 15, 64)
 
 
-def test_groups_need_as_many_maps_each_and_a_stride_of_1():
+def test_groups_need_as_many_maps_each():
     assert suits(Window(3), (13, 13), 128, 128, 2)
     assert not suits(Window(3), (13, 13), 126, 128, 2)
     assert not suits(Window(3), (13, 13), 128, 126, 2)
-    assert not suits(Window(5, 2), (26, 26), 512, 512, 2)
 
 
 def test_maps_that_fill_their_tiles_badly_do_not_suit():
-    assert [n for n in range(1, 30) if not suits(Window(3), (n, n), 512, 512)] == [1, 2, 5]
-    assert [n for n in range(1, 30) if not suits(Window(5, 2), (n, n), 512, 512)] == [1, 2, 3, 5, 6, 9]
-    for hw in ((1, 100), (100, 1)):
-        assert not suits(Window(3), hw, 512, 512)
+    def unsuited(window, **how):
+        return [n for n in range(1, 30) if not suits(window, (n, n), 512, 512, **how)]
+
+    assert (unsuited(Window(3)), unsuited(Window(5, 2))) == ([1], [1, 2])
+    assert (unsuited(Window(3), narrow=False), unsuited(Window(5, 2), narrow=False)) == ([1, 2, 5], [1, 2, 3, 5, 6, 9])
+    assert suits(Window(3), (1, 100), 512, 512) and not suits(Window(5, 2), (100, 1), 512, 512)
 
 
 # ------------------------------------------------------------------------------------- in a network

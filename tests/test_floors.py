@@ -173,7 +173,7 @@ def public_functions():
 
 
 PUBLIC = dict(public_functions())
-# What the paper's layers do; windows, tiles and checks only serve them, and what winograd has beside its three operations.
+# What the paper's layers do: windows, tiles and checks only serve them, as what winograd has beside its operations.
 OPERATIONS = {
     name: each
     for name, each in PUBLIC.items()

@@ -50,17 +50,23 @@ def _largest(
     """Along an axis, each window's largest value and the highest rank that has it; cells add ``step`` to theirs."""
     xp, along = array_module(x), (slice(None),) * axis
     y = empty((*x.shape[:axis], out, *x.shape[axis + 1 :]), x)
-    y.fill(-xp.inf)
     parts = [((*along, there), (*along, cells)) for there, cells in meetings(x.shape[axis], out, window)]
-    for there, cells in parts:
+    there, cells = parts[0]
+    y[there] = x[cells]
+    for beyond in (slice(0, there[axis].start), slice(there[axis].stop, out)):
+        y[(*along, beyond)] = -xp.inf
+    for there, cells in parts[1:]:
         xp.maximum(y[there], x[cells], out=y[there])
     if ranks is None:
         return y, None
     best = empty(y.shape, x, "uint8")
     best.fill(0)
     for i, (there, cells) in enumerate(parts):
+        rank = xp.uint8((window.size - 1 - i) * step) + (ranks if isinstance(ranks, int) else ranks[cells])
+        if isinstance(ranks, int) and not rank:
+            continue  # it is 0 already
         wins = xp.equal(x[cells], y[there], out=empty(y[there].shape, x, bool)).view("uint8")
-        wins *= xp.uint8((window.size - 1 - i) * step) + (ranks if isinstance(ranks, int) else ranks[cells])
+        wins *= rank
         xp.maximum(best[there], wins, out=best[there])
     return y, best
 

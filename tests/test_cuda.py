@@ -75,6 +75,7 @@ CONVS = [
     (1, (11, 12), 8, 4, 7, 2, 1, 1), (0, (5, 4), 3, 4, 3, 1, 1, 1), (1, (3, 2), 1, 2, 9, 1, 4, 1),
     (1, (9, 8), 16, 8, 5, 2, 2, 2), (2, (13, 13), 64, 72, 3, 1, 1, 1), (1, (21, 18), 17, 65, 5, 2, 0, 1),
     (1, (12, 14), 128, 160, 3, 1, 1, 2), (0, (13, 13), 64, 64, 3, 1, 1, 1),
+    (1, (14, 13), 64, 64, 5, 1, 2, 1), (1, (21, 18), 128, 128, 5, 2, 0, 2),  # tiles on a CPU, windows on a GPU
 ]  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def test_convolution(op, dtype, case, at_a_time, monkeypatch):
 
 
 @both_dtypes
-@pytest.mark.parametrize("case", CONVS[-4:], ids=str)
+@pytest.mark.parametrize("case", CONVS[-6:], ids=str)
 def test_convolution_by_fewer_multiplications(dtype, case):
     n, hw, c, m, size, stride, pad, groups = case
     window = Window(size, stride, pad)

@@ -442,6 +442,20 @@ def test_no_images_give_gradients_of_zero():
     assert {name: {key: a.shape for key, a in layer.items()} for name, layer in grads.items()} == TINY.param_shapes()
 
 
+def test_parts_that_are_cut_alike_are_one_stage():
+    def first_layers(arch, n):
+        return [(stage.layers[0].name, len(stage.slices)) for stage in net.stages(arch, n)]
+
+    assert first_layers(models.ZFNET, 8) == [("conv1", 4), ("fc6", 1)]
+    assert first_layers(models.ZFNET, 32) == [("conv1", 16), ("conv2", 8), ("conv3", 4), ("fc6", 1)]
+    for n in (0, 1, 5, 32, 100):  # the fully connected layers are a stage of their own, and no layer is lost
+        plan = net.stages(models.ZFNET, n)
+        assert [layer for stage in plan for layer in stage.layers] == list(models.ZFNET.layers)
+        assert plan[-1].layers[0].name == "fc6"
+        for stage in plan[:-1]:
+            assert [i for part in stage.slices for i in range(n)[part]] == list(range(n))
+
+
 def test_threads_must_be_positive():
     with pytest.raises(ValueError, match="threads is -1, it needs 1 or more"):
         net.predict(TINY, params_of(TINY), images_for(TINY), threads=-1)

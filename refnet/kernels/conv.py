@@ -8,7 +8,7 @@ from refnet.backend import Array, array_module, check_same_dtype, current_precis
 from refnet.geometry import Window, conv_size
 from refnet.kernels.launch import pack, product, start
 from refnet.ops.conv import check_outputs, check_shapes
-from refnet.ops.tiles import CELLS, POINTS, whole_tiles
+from refnet.ops.tiles import CELLS, POINTS, tile_counts
 from refnet.ops.windows import group_slices
 from refnet.ops.winograd import suits
 
@@ -111,7 +111,7 @@ def _in_tiles(window: Window, y: tuple[int, ...], c: int, groups: int) -> bool:
 
 def _cut(y: tuple[int, ...], read: int, made: int) -> list[slice]:
     """Images in slices whose windows of ``read`` values, or tiles of ``read`` and ``made`` maps, are not too many."""
-    values = prod(whole_tiles(y[1:3])) * POINTS**2 * (read + made) if made else y[1] * y[2] * read
+    values = prod(tile_counts(y[1:3])) * POINTS**2 * (read + made) if made else y[1] * y[2] * read
     return parallel.cut(y[0], max(_BYTES // (4 * values), 1))
 
 
@@ -168,7 +168,7 @@ def _matrix(a: Array) -> Array:
 
 def _tiles(x: Array, window: Window, out_hw: tuple[int, ...]) -> Array:
     """The blocks of x that each tile meets, at all points: (36, N tiles, stride^2 C)."""
-    rows, columns = whole_tiles(out_hw)
+    rows, columns = tile_counts(out_hw)
     n, h, w, c = x.shape
     count, maps = n * rows * columns, window.stride**2 * c
     v = empty((36, count, maps), x)
@@ -181,7 +181,7 @@ def _tiles(x: Array, window: Window, out_hw: tuple[int, ...]) -> Array:
 def _outputs(z: Array, b: Array, y: Array, *, stride: int = 1, pad: int = 0) -> None:
     """The outputs y (N, H, W, C), in blocks of stride x stride cells, of products (36, N tiles, stride^2 C), plus b."""
     h, w, c = y.shape[1:]
-    rows, columns = whole_tiles(tuple(-(-(n + pad) // stride) for n in (h, w)))
+    rows, columns = tile_counts(tuple(-(-(n + pad) // stride) for n in (h, w)))
     start(
         "winograd", "outputs", z.shape[2], z.shape[1],
         z, b, y, h, w, c, z.shape[1], rows, columns, stride, pad, dtype=y.dtype,
@@ -189,7 +189,7 @@ def _outputs(z: Array, b: Array, y: Array, *, stride: int = 1, pad: int = 0) -> 
 
 
 def _outputs_adjoint(dy: Array) -> Array:
-    rows, columns = whole_tiles(dy.shape[1:3])
+    rows, columns = tile_counts(dy.shape[1:3])
     count, (h, w, m) = len(dy) * rows * columns, dy.shape[1:]
     z = empty((36, count, m), dy)
     start("winograd", "outputs_adjoint", m, count, dy, z, h, w, m, count, rows, columns, dtype=dy.dtype)

@@ -44,11 +44,14 @@ def conv_forward(x: Array, w: Array, b: Array, *, stride: int = 1, pad: int = 0,
     if b.shape != (m,):
         raise ValueError(f"conv_forward: b is {b.shape}, it needs one value for each filter of w {w.shape}")
     p, q = (conv_size(n, window) for n in x.shape[1:3])
-    y, matrix = empty((len(x), p, q, m), x), empty((math.prod(w.shape[:3]) + 1, m), w)
-    matrix[:-1].reshape(w.shape)[...] = w
-    matrix[-1] = b
-    for (images, rows), columns, filters in _unfolded(x, window, y.shape, groups):
+    y, cells = empty((len(x), p, q, m), x), math.prod(w.shape[:3])
+    # A bias as the weight of a cell that is always 1 costs a copy of the filters, added later one more pass over y.
+    ones = math.prod(y.shape[:3]) > cells
+    matrix = _with_bias(w, b) if ones else _matrix(w)
+    for (images, rows), columns, filters in _unfolded(x, window, y.shape, groups, ones=ones):
         xp.matmul(columns, matrix[:, filters], out=_matrix(y[images, rows, :, filters]))
+    if not ones:
+        y += b
     return y
 
 
@@ -154,17 +157,17 @@ def conv_grads(
     window = check_shapes("conv_grads", x.shape, (size, size, c // max(groups, 1), m), stride, pad, groups)
     check_outputs("conv_grads", "dy", dy.shape, x.shape[:3], window, m)
     both = zeros((size * size * (c // groups) + 1, m), x)  # of filters and biases
-    for (images, rows), columns, filters in _unfolded(x, window, dy.shape, groups):
+    for (images, rows), columns, filters in _unfolded(x, window, dy.shape, groups, ones=True):
         both[:, filters] += xp.matmul(columns.T, _matrix(dy[images, rows, :, filters]))
     return both[:-1].reshape(size, size, c // groups, m), both[-1]
 
 
 def _unfolded(
-    x: Array, window: Window, out: tuple[int, ...], groups: int
+    x: Array, window: Window, out: tuple[int, ...], groups: int, *, ones: bool
 ) -> Iterator[tuple[tuple[slice, slice], Array, slice]]:
     """The windows of x as rows of matrices, block by block: (images and rows of the output), matrix, filters.
 
-    Each row ends with a 1, whose weight is the bias: adding it later would read and write all of the output again.
+    With ``ones`` each row ends with a 1, whose weight is the bias.
     """
     size, stride, pad = window
     x, c = padded(x, pad), x.shape[-1] // groups
@@ -172,11 +175,19 @@ def _unfolded(
         below = slice(rows.start * stride, (rows.stop - 1) * stride + size)
         windows = images.stop - images.start, rows.stop - rows.start, out[2]
         for maps, filters in group_slices(x.shape[-1], out[3], groups):
-            columns = empty((math.prod(windows), size * size * c + 1), x)
-            columns[:, -1] = 1
-            cells = columns[:, :-1].reshape(*windows, size, size, c)
+            columns = empty((math.prod(windows), size * size * c + ones), x)
+            columns[:, size * size * c :] = 1
+            cells = columns[:, : size * size * c].reshape(*windows, size, size, c)
             unfold(x[images, below, :, maps], out_hw=windows[1:], window=Window(size, stride), out=cells)
             yield (images, rows), columns, filters
+
+
+def _with_bias(w: Array, b: Array) -> Array:
+    """Filters as a matrix, and the biases as its last row: (K K C / groups + 1, M)."""
+    matrix = empty((math.prod(w.shape[:3]) + 1, w.shape[3]), w)
+    matrix[:-1].reshape(w.shape)[...] = w
+    matrix[-1] = b
+    return matrix
 
 
 def _matrix(a: Array) -> Array:

@@ -1,9 +1,9 @@
 """How `refnet.ops.winograd` cuts the outputs of a convolution into tiles: their points, products and matrices.
 
 In one dimension, m outputs of a filter of r cells take m + r - 1 multiplications instead of m r:
-y = A' ((G w) * (B' x)), where G and B' evaluate polynomials at m + r - 1 points and A' interpolates (Winograd 1980; for
-networks, Lavin & Gray 2016). In two dimensions a *tile* of m x m outputs takes pairs of points, one of its rows and one
-of its columns.
+y = A' ((G w) * (B x)). A and G evaluate polynomials at m + r - 1 points, and B is the transposed interpolation
+(Winograd 1980; for networks, Lavin & Gray 2016). In two dimensions a *tile* of m x m outputs takes pairs of points,
+one of its rows and one of its columns.
 
 Filters have 3 cells, and 4 outputs are a whole tile, of 6 points. The outputs left over at the end of a line are a
 narrow one, which takes the first of the same points only; so the same G w serves it.
@@ -80,11 +80,6 @@ class Scheme(NamedTuple):
     products: list[Products]
     tile_count: int
 
-    @property
-    def multiplications(self) -> int:
-        """Products of numbers, for one map and one filter."""
-        return sum(len(each.b) * (each.place.stop - each.place.start) for each in self.tiles)
-
 
 # (rows, columns): 1 for a line's narrow tile, and for the points that it does not take; else 0. A tile takes all points
 # but those that have a 1 where it has one. In this order, what each kind of tile takes is a run of pairs of points, and
@@ -125,8 +120,16 @@ def scheme(out_hw: Pair) -> Scheme:
     return Scheme(out_hw, tiles, products, tile_ends[-1])
 
 
-def whole_tiles(out_hw: tuple[int, ...]) -> Pair:
-    """Rows and columns of whole tiles that hold the outputs (P, Q), for who has no narrow ones."""
+def multiplications(out_hw: Pair) -> int:
+    """Products of numbers that the outputs (P, Q) of an image take, for one map and one filter."""
+    rows, columns = (
+        whole * POINTS + (left + CELLS - 1 if left else 0) for whole, left in (divmod(n, OUTPUTS) for n in out_hw)
+    )
+    return rows * columns
+
+
+def tile_counts(out_hw: tuple[int, ...]) -> Pair:
+    """Rows and columns of tiles for the outputs (P, Q), the last ones narrow or not."""
     return -(-out_hw[0] // OUTPUTS), -(-out_hw[1] // OUTPUTS)
 
 

@@ -7,6 +7,8 @@ import numpy as np
 from refnet.backend import Array, array_module, empty, zeros
 from refnet.geometry import Window
 
+_FEW_BYTES = 32  # of a pixel
+
 
 def meetings(n: int, out: int, window: Window) -> Iterator[tuple[slice, slice]]:
     """In one dimension, for each cell of a window: the outputs where it lies on 0..n - 1, and what it meets there."""
@@ -48,11 +50,10 @@ def unfold(x: Array, *, out_hw: tuple[int, int], window: Window, out: Array | No
     shape = len(x), *out_hw, size, size, c
     columns = empty(shape, x) if out is None else out
     view = xp.lib.stride_tricks.as_strided(x, shape, (image, row * stride, col * stride, row, col, channel))
-    run = c * x.itemsize, x.itemsize
-    to = columns
-    if xp is np and view.strides[-2:] == to.strides[-2:] == run:
+    to, pixel = columns, c * x.itemsize
+    if xp is np and pixel <= _FEW_BYTES and view.strides[-2:] == to.strides[-2:] == (pixel, x.itemsize):
         # The cells of a window's row are copied as one item: for three colours in two thirds of the time.
-        to, view = (a.reshape(*shape[:4], size * c).view(f"V{size * run[0]}") for a in (to, view))
+        to, view = (a.reshape(*shape[:4], size * c).view(f"V{size * pixel}") for a in (to, view))
     xp.copyto(to, view)
     return columns
 

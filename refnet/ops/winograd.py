@@ -1,6 +1,6 @@
 """Convolution with fewer multiplications: the fast twin of `refnet.ops.conv` for filters that are made of 3 x 3 blocks.
 
-y = A' ((G w) * (B' x)) for each tile of the outputs, with the matrices of `refnet.ops.tiles`: as maps are summed over,
+y = A' ((G w) * (B x)) for each tile of the outputs, with the matrices of `refnet.ops.tiles`: as maps are summed over,
 the products of numbers are products of matrices, one for each pair of points.
 
 A convolution of stride s is one of stride 1 over blocks of s x s cells, whose maps lie side by side: so ZFNet's 5 x 5
@@ -20,7 +20,7 @@ import numpy as np
 
 from refnet.backend import Array, array_module, check_same_dtype, empty, zeros
 from refnet.geometry import Window, conv_size
-from refnet.ops.tiles import CELLS, POINTS, Pair, Scheme, Tiles, line_matrices, scheme, whole_tiles
+from refnet.ops.tiles import CELLS, POINTS, Pair, Scheme, Tiles, line_matrices, multiplications, scheme, tile_counts
 from refnet.ops.windows import group_slices
 
 _WORTHWHILE = 0.56  # share of multiplications left; the functions before and after them cost time as well
@@ -31,7 +31,7 @@ def suits(window: Window, out_hw: Pair, c: int, m: int, groups: int = 1, *, narr
 
     ``narrow`` False if tiles at the edges are whole ones too.
     """
-    left = scheme(out_hw).multiplications if narrow else prod(whole_tiles(out_hw)) * POINTS**2
+    left = multiplications(out_hw) if narrow else prod(tile_counts(out_hw)) * POINTS**2
     share = left * depth(window) / (out_hw[0] * out_hw[1] * window.size**2)  # of the multiplications
     return share < _WORTHWHILE and min(depth(window, c), m) >= 64 * groups
 
@@ -139,7 +139,7 @@ def _tiles(x: Array, window: Window, cut: Scheme, groups: int) -> Array:
     cells = _cells(blocks, window, (h, w))
     cells[...] = x[:, : cells.shape[1], : cells.shape[2]]
     v = empty((POINTS**2, n * cut.tile_count, depth(window, c)), x)
-    for tiles, met, place in _pieces(blocks, cut, "met", parts, groups):
+    for tiles, met, place in _pieces(blocks, cut, parts, groups):
         some = empty(met.shape, x)
         some[...] = met
         _times(tiles.b, some, v[tiles.points, place])
@@ -149,7 +149,7 @@ def _tiles(x: Array, window: Window, cut: Scheme, groups: int) -> Array:
 def _tiles_adjoint(v: Array, shape: tuple[int, ...], window: Window, cut: Scheme, groups: int) -> Array:
     (n, h, w, c), parts = shape, _parts(window)
     blocks = _blank_blocks(n, c, window, cut, v)
-    for tiles, met, place in _pieces(blocks, cut, "met", parts, groups):
+    for tiles, met, place in _pieces(blocks, cut, parts, groups):
         some = empty(met.shape, v)
         _times(tiles.b.T, v[tiles.points, place], some)
         for rows, columns, i, j in product(_apart(tiles, 0), _apart(tiles, 1), range(parts), range(parts)):
@@ -163,7 +163,7 @@ def _tiles_adjoint(v: Array, shape: tuple[int, ...], window: Window, cut: Scheme
 def _outputs(z: Array, b: Array, shape: tuple[int, ...], cut: Scheme) -> Array:
     """The outputs (N, P, Q, M) of products (36, N tiles, M), plus b."""
     xp, y = array_module(z), empty(shape, z)
-    for tiles, made, place in _pieces(_as_blocks(y), cut, "outputs"):
+    for tiles, made, place in _pieces(_as_blocks(y), cut, outputs=True):
         some = empty(made.shape, z)
         _times(tiles.a.T, z[tiles.points, place], some)
         xp.add(some, b, out=made)
@@ -174,7 +174,7 @@ def signal_at_points(y: Array) -> Array:
     """A signal on outputs (N, P, Q, M) at the points that each tile takes, (36, N tiles, M): `_outputs`' adjoint."""
     cut = scheme(y.shape[1:3])
     z = empty((POINTS**2, len(y) * cut.tile_count, y.shape[3]), y)
-    for tiles, made, place in _pieces(_as_blocks(y), cut, "outputs"):
+    for tiles, made, place in _pieces(_as_blocks(y), cut, outputs=True):
         some = empty(made.shape, y)
         some[...] = made
         _times(tiles.a, some, z[tiles.points, place])
@@ -206,9 +206,9 @@ def _as_blocks(y: Array) -> Array:
 
 
 def _pieces(
-    blocks: Array, cut: Scheme, what: str, parts: int = 1, groups: int = 1
+    blocks: Array, cut: Scheme, parts: int = 1, groups: int = 1, *, outputs: bool = False
 ) -> Iterator[tuple[Tiles, Array, slice]]:
-    """A few tiles at a time: their kind, a view of the blocks that they have met or make (``what``), and their place.
+    """A few tiles at a time: their kind, a view of the blocks that they meet (or make: ``outputs``), and place.
 
     The view is (rows and columns in a tile, N, rows and columns of tiles, groups, parts, parts, stride, stride, maps).
     """
@@ -216,9 +216,10 @@ def _pieces(
     n, _, stride, _, _, c = blocks.shape
     for tiles in cut.tiles:
         (top, left), (down, across) = tiles.first, tiles.outputs
+        size = tiles.outputs if outputs else tiles.met
         view = array_module(blocks).lib.stride_tricks.as_strided(
             blocks[:, top:, :, left:],
-            (*getattr(tiles, what), n, *tiles.counts, groups, parts, parts, stride, stride, c // groups),
+            (*size, n, *tiles.counts, groups, parts, parts, stride, stride, c // groups),
             (
                 row, column, image, down * row, across * column,
                 c // groups * channel, CELLS * row, CELLS * column, in_row, in_column, channel,

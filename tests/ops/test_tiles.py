@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from refnet.ops.tiles import Tiles, line_matrices, scheme, whole_tiles
+from refnet.ops.tiles import Tiles, line_matrices, multiplications, scheme, tile_counts
 
 EVERY = list(itertools.product(range(1, 11), repeat=2))
 every_size = pytest.mark.parametrize("out_hw", EVERY, ids=str)
@@ -50,7 +50,7 @@ def test_products_are_what_tiles_take_and_nothing_else(out_hw):
     taken = {pair for each in cut.tiles for pair in itertools.product(numbers(each.points), numbers(each.place))}
     made = [pair for each in cut.products for pair in itertools.product(numbers(each.points), numbers(each.place))]
     assert len(made) == len(set(made)) and set(made) == taken
-    assert cut.multiplications == len(made)
+    assert multiplications(out_hw) == len(made)
     for each in cut.tiles:
         assert len(numbers(each.points)) == each.met[0] * each.met[1] == len(each.a) == len(each.b)
 
@@ -77,14 +77,20 @@ def test_matrices_of_tiles_have_the_points_of_the_products(out_hw):
 
 
 def test_narrow_tiles_save_multiplications():
-    assert [scheme((n, n)).multiplications for n in (1, 4, 13, 26)] == [9, 36, 21**2, 40**2]
-    assert scheme((13, 26)).multiplications == 21 * 40
+    assert [multiplications((n, n)) for n in (1, 4, 13, 26)] == [9, 36, 21**2, 40**2]
+    assert multiplications((13, 26)) == 21 * 40
     assert [scheme(hw).tile_count for hw in ((1, 1), (13, 13), (26, 26), (5, 9))] == [1, 16, 49, 6]
 
 
-def test_whole_tiles_hold_all_outputs():
-    assert [whole_tiles((n, 1)) for n in (1, 4, 5, 13)] == [(1, 1), (1, 1), (2, 1), (4, 1)]
-    assert whole_tiles((3, 9, 64)) == (1, 3)
+def test_tiles_are_4_by_4_outputs():
+    assert [tile_counts((n, 1)) for n in (1, 4, 5, 13)] == [(1, 1), (1, 1), (2, 1), (4, 1)]
+    assert tile_counts((3, 9, 64)) == (1, 3)
+
+
+@every_size
+def test_there_are_as_many_tiles_as_counted(out_hw):
+    rows, columns = tile_counts(out_hw)
+    assert scheme(out_hw).tile_count == rows * columns
 
 
 @pytest.mark.parametrize(("n", "maps"), [(0, 3), (1, 1), (3, 64), (2, 5000), (5, 10**6)])

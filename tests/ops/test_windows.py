@@ -1,6 +1,7 @@
 """unfold, fold and scatter."""
 
 import itertools
+import math
 from typing import NamedTuple
 
 import naive
@@ -101,6 +102,19 @@ def test_fold_is_the_adjoint_of_unfold(case):
         x,
         columns,
     )
+
+
+@every_case
+@pytest.mark.parametrize("maps", [slice(None), slice(0, 1)], ids=str)
+def test_windows_are_unfolded_into_the_columns_of_a_matrix(case, maps):
+    x = case.draw("float32")[0][..., maps]
+    want = unfold(x, out_hw=case.out_hw(), window=case.window)
+    rows, cells = math.prod(want.shape[:3]), math.prod(want.shape[3:])
+    matrix = np.full((rows, cells + 2), 7, "float32")
+    inside = matrix[:, 1:-1].reshape(want.shape)
+    assert unfold(x, out_hw=case.out_hw(), window=case.window, out=inside) is inside
+    np.testing.assert_array_equal(matrix[:, 1:-1], want.reshape(rows, cells))
+    assert (matrix[:, [0, -1]] == 7).all()
 
 
 def test_the_windows_of_a_small_image():

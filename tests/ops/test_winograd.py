@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 
 from refnet import layers, models, net
 from refnet.arch import Arch, Conv, Linear, Relu
+from refnet.backend import precision
 from refnet.geometry import Window, conv_size
+from refnet.kernels.conv import _in_tiles
 from refnet.ops import winograd
 from refnet.ops.conv import conv_forward, conv_grads, conv_transpose
 from refnet.ops.tiles import scheme
@@ -221,7 +223,7 @@ def cases(draw):
 def test_parts_of_what_tiles_meet_are_everything_once_and_do_not_overlap(out_hw):
     blocks = np.zeros((2, out_hw[0] + 2, 2, out_hw[1] + 2, 2, 3))
     times = np.zeros(blocks.shape)
-    for tiles, met, _ in winograd._pieces(blocks, scheme(out_hw), "met"):
+    for tiles, met, _ in winograd._pieces(blocks, scheme(out_hw)):
         for part in itertools.product(winograd._apart(tiles, 0), winograd._apart(tiles, 1)):
             cells = met[part]
             cells += 1  # as many times as it should only where no two tiles share a cell
@@ -427,6 +429,17 @@ def test_maps_that_fill_their_tiles_badly_do_not_suit():
     assert suits(Window(3), (1, 100), 512, 512) and not suits(Window(5, 2), (100, 1), 512, 512)
 
 
+def test_a_gpu_has_tiles_for_filters_of_one_part_and_for_groups_at_a_stride_of_1():
+    def taken(size, stride, groups=1, side=16):
+        return _in_tiles(Window(size, stride), (8, side, side, 512), 512, groups)
+
+    assert taken(3, 1) and taken(3, 1, groups=2) and taken(5, 2)
+    assert not taken(5, 1) and not taken(7, 2) and not taken(5, 2, groups=2)
+    assert not taken(3, 1, side=5)  # tiles at the edges are whole ones there
+    with precision("tf32"):
+        assert not taken(3, 1)
+
+
 # ------------------------------------------------------------------------------------- in a network
 
 # Filters of stride 2 with a border of zeros, 3 x 3, and groups; just wide enough.
@@ -496,6 +509,15 @@ def test_every_way_through_a_network_takes_it(monkeypatch):
     used.clear()
     net.backward(trace, params, y)
     assert sorted(used) == ["winograd_grads"] * slices + ["winograd_transpose"] * slices
+
+
+def test_a_signal_goes_to_its_points_once_for_both_gradients(monkeypatch):
+    made, operation = [], winograd.signal_at_points
+    monkeypatch.setattr(winograd, "signal_at_points", lambda r: made.append(r.shape) or operation(r))
+    y, trace = net.forward(WIDE, params_of(WIDE), images_for(WIDE, MANY))
+    net.backward(trace, params_of(WIDE), y)
+    wide = [(stage, layer) for stage in trace.plan for layer in stage.layers if layer.name in trace.filters]
+    assert len(made) == sum(len(stage.slices) for stage, _ in wide)
 
 
 @every_dtype

@@ -7,7 +7,7 @@ import numpy as np
 from refnet.backend import Array, array_module, empty, zeros
 from refnet.geometry import Window
 
-_FEW_BYTES = 32  # of a pixel
+_FEW_BYTES = 32  # pixels of no more are worth copying a row of a window at a time
 
 
 def meetings(n: int, out: int, window: Window) -> Iterator[tuple[slice, slice]]:

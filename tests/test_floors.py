@@ -144,6 +144,13 @@ for name in {MODULES}:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_what_most_start_with_loads_nothing_that_takes_long():
+    """numpy.random, which np.random alone would load, takes as long as all of these."""
+    code = "import sys; from refnet import models, net, deconv, weights; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"numpy.random", "scipy", "PIL", "threadpoolctl"} & set(done.stdout.split())
+
+
 # --- the package ---
 
 

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Iterator
-
-import numpy as np
+from itertools import product
 
 from refnet.backend import Array, array_module, check_same_dtype, empty, zeros
 from refnet.geometry import Window, conv_size
@@ -114,10 +113,10 @@ def _transpose_in_planes(r: Array, w: Array, window: Window, hw: tuple[int, int]
             part = r[images, rows, :, filters]
             cells = empty((*w.shape[:3], *part.shape[:3]), r)
             xp.matmul(_matrix(w[..., filters]), _matrix(part).T, out=cells.reshape(_matrix(w).shape[0], -1))
-            for i, j in np.ndindex(size, size):
-                top, left = rows.start + i // stride, j // stride
-                meets = planes[i % stride, j % stride, maps, images, top : top + part.shape[1], left : left + q]
-                meets += cells[i, j]
+            for i, j in product(range(0, size, stride), repeat=2):
+                some, top, left = cells[i : i + stride, j : j + stride], rows.start + i // stride, j // stride
+                below = planes[: len(some), : some.shape[1], maps, images, top : top + part.shape[1], left : left + q]
+                below += some
     whole = empty((n, p + beyond, stride, q + beyond, stride, c), r)
     whole[...] = planes.transpose(3, 4, 0, 5, 1, 2)
     inside = whole.reshape(n, (p + beyond) * stride, (q + beyond) * stride, c)[:, pad : pad + hw[0], pad : pad + hw[1]]

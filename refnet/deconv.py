@@ -37,11 +37,11 @@ def project(trace: Trace, params: Params, seed: Array, *, rules: Rules = DECONV,
     Raises
     ------
     ValueError
-        If shapes do not fit or an image is out of range.
+        If shapes do not fit, an image is out of range, or the trace is of a training run and the rules not its own.
     TypeError
         If dtypes or backends differ.
     """
-    check_signal(trace, seed, image is not None or len(seed) == trace.n)
+    check_signal(trace, seed, image is not None or len(seed) == trace.n, rules)
     image = _images(trace, seed, image)
     whole = zeros((len(seed), *trace.arch.input), seed)
     if not len(seed):
@@ -95,7 +95,7 @@ def project_cells(
     r : (S, h, w, C), 0 beyond the image
     boxes : rows and columns of the image that each is; they may hang over its edge
     """
-    check_signal(trace, y, len(y) == trace.n)
+    check_signal(trace, y, len(y) == trace.n, rules)
     image = _images(trace, maps, image)
     if y.ndim == 2:
         return descend(trace, params, seeds(y, image, maps), image, None, rules=rules)

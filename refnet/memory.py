@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 
 from refnet import loader, net
-from refnet.arch import Arch, Dropout, Flatten, Norm, Pool, Relu, SpatialNorm, flat
+from refnet.arch import Arch, Conv, Dropout, Flatten, Norm, Pool, Relu, SpatialNorm, flat
 from refnet.backend import cores
+from refnet.layers import pooled_first
 
 _FLOAT = 4
 _MANY = 1 << 12  # images: beyond, a batch has more slices, and no larger ones
@@ -19,11 +20,14 @@ def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int
     """
     values = 0.0  # of the trace, per image
     shapes = arch.shapes()
-    for layer in flat(arch.layers):
+    layers = list(flat(pooled_first(arch.layers)))
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
         size = math.prod(shapes[layer.name])
         match layer:
             case Relu() | Flatten():
                 pass  # overwrites its input, or is it
+            case Conv() if isinstance(following, Pool):
+                pass  # nobody needs the maps once they are pooled
             case Pool():
                 values += 1.25 * size  # and a byte for each switch
             case Norm() | SpatialNorm() | Dropout():

@@ -62,6 +62,7 @@ class Trace:
     filters: Params  # transformed ones, of the convolutions that use them
     like: Array  # an empty array of the trace's dtype and backend
     threads: int | None
+    training: bool  # pooled before it rectified, so it serves the gradient's rules only
 
 
 def init_params(arch: Arch, *, rng: np.random.Generator, dtype: Any = "float32", init: str = "he") -> Params:
@@ -138,7 +139,10 @@ def predict(
         If dtypes or backends differ.
     """
     arch = arch if stop is None else arch.upto(stop)
-    return _run(arch, params, x, _plan(arch, x), keep=False, masks=None, watch=watch, threads=threads)[0]
+    pool_first = watch is None  # who watches sees the layers in their order
+    return _run(
+        arch, params, x, _plan(arch, x), keep=False, pool_first=pool_first, masks=None, watch=watch, threads=threads
+    )[0]
 
 
 def forward(
@@ -153,14 +157,21 @@ def forward(
 ) -> tuple[Array, Trace]:
     """Like `predict`, but also returns the trace that `backward` and the deconvnet walk back.
 
-    With ``rng`` it is a training run: dropout draws its masks from it. ``rows`` (first, total) tells where the images
-    are in the batch that masks are drawn for, by default they are all of it. ``x`` must not be written to while the
-    trace is used; ``y`` may. Raises as `predict` does.
+    With ``rng`` it is a training run: dropout draws its masks from it, and the trace is for `backward` alone, as maps
+    are pooled before they are rectified: the same bits and gradients, and a fourth of what relu would keep; but where
+    nothing is positive, switches are others. ``rows`` (first, total) tells where the images are in the batch that
+    masks are drawn for, by default they are all of it. ``x`` must not be written to while the trace is used; ``y``
+    may. Raises as `predict` does.
     """
     arch = arch if stop is None else arch.upto(stop)
-    plan, masks = _plan(arch, x), None if rng is None else parallel.begin(partial(_masks, arch, x, rng, rows))
-    y, kept, filters = _run(arch, params, x, plan, keep=True, masks=masks, watch=None, threads=threads)
-    return y, Trace(arch, len(x), plan, kept, filters, x[:0], threads)
+    training, plan = rng is not None, _plan(arch, x)
+    masks = None if rng is None else parallel.begin(partial(_masks, arch, x, rng, rows))
+    y, kept, filters = _run(
+        arch, params, x, plan, keep=True, pool_first=training, masks=masks, watch=None, threads=threads
+    )
+    if training:
+        plan = [Stage(pooled_first(stage.layers), stage.slices) for stage in plan]
+    return y, Trace(arch, len(x), plan, kept, filters, x[:0], threads, training)
 
 
 def _masks(arch: Arch, x: Array, rng: np.random.Generator, rows: tuple[int, int] | None) -> dict[str, np.ndarray]:
@@ -267,7 +278,7 @@ def back_through(
         If dtypes or backends differ.
     """
     arch, plan = trace.arch, trace.plan
-    check_signal(trace, r, len(r) == trace.n)
+    check_signal(trace, r, len(r) == trace.n, rules)
     shapes, below = arch.shapes(), arch.input_shapes()
     params = {name: p | trace.filters.get(name, {}) for name, p in params.items()}
 
@@ -286,7 +297,7 @@ def back_through(
                         if "u" in p:  # made once for both
                             p = p | {"z": winograd.signal_at_points(signal)}
                         collect(layer.name, index, *grads(layer, p, mine, signal, threads=threads))
-                    if layer is arch.layers[0] and not to_input:
+                    if stage is plan[0] and layer is stage.layers[0] and not to_input:
                         return signal
                     return back(layer, p, mine, signal, below=below[layer.name], rules=rules, threads=threads)
 
@@ -309,11 +320,13 @@ def back_through(
     return r if to_input else None
 
 
-def check_signal(trace: Trace, r: Array, fits: bool) -> None:
-    """ValueError or TypeError unless ``fits`` and r is like the trace's last output."""
+def check_signal(trace: Trace, r: Array, fits: bool, rules: Rules) -> None:
+    """ValueError or TypeError unless ``fits``, r is like the trace's last output, and such a trace serves the rules."""
     layer, shape = list(trace.arch.shapes().items())[-1]
     if r.shape[1:] != shape or not fits:
         raise ValueError(f"the signal is {r.shape}, but {layer} of the trace is {(trace.n, *shape)}")
+    if trace.training and rules != GRADIENT:
+        raise ValueError(f"the trace is of a training run, which is for the gradient alone, not for {rules}")
     array_module(r, trace.like)  # raises where backends differ
     if r.dtype != trace.like.dtype:
         raise TypeError(f"the signal is {r.dtype}, but the trace {trace.like.dtype}")
@@ -326,6 +339,7 @@ def _run(
     plan: list[Stage],
     *,
     keep: bool,
+    pool_first: bool,
     masks: Callable[[], dict[str, np.ndarray]] | None,
     watch: Watch | None,
     threads: int | None,
@@ -337,7 +351,7 @@ def _run(
     params = with_filters(arch, params, shapes, _at_a_time(plan), threads)
 
     def climb(stage: Stage, x: Array) -> tuple[Array, list[dict[str, Kept]]]:
-        layers = stage.layers if keep or watch is not None else pooled_first(stage.layers)
+        layers = pooled_first(stage.layers) if pool_first else stage.layers
         last, end = layers[-1], stage.layers[-1]
         # What leaves the net is the caller's, so a trace must not keep it.
         leaves = end is arch.layers[-1]

@@ -7,7 +7,7 @@ from fixtures import FLAT, FORKED, OBLONG, assert_near, bits, drawn, images_for,
 from refnet import boxes, layers, models, net
 from refnet.arch import Arch, Conv, Dropout, Linear, Norm, Pool, Relu, SpatialNorm, Windowed, flat
 from refnet.boxes import Boxes
-from refnet.deconv import RULES, project, project_cells, seeds
+from refnet.deconv import GRADIENT, RULES, project, project_cells, seeds
 from refnet.geometry import Window, clip_box
 
 pytestmark = pytest.mark.usefixtures("dirty_memory")
@@ -63,6 +63,11 @@ def traced(arch, layer, *, training=False, n=SOME, threads=1):
     return params, *net.forward(arch, params, images_for(arch, n), stop=layer, rng=rng, threads=threads)
 
 
+def rules_of(training):
+    """Names and rules that a trace serves."""
+    return [("gradient", GRADIENT)] if training else list(RULES.items())
+
+
 def some_cells(hw):
     """The corners, the middles of the edges and the middle of maps: rows and columns."""
     row, col = (np.array([0, n // 2, n - 1]) for n in hw)
@@ -102,7 +107,7 @@ def test_a_seed_in_one_place_is_walked_back_as_in_whole_maps(arch, layer, traini
     image = np.array([7, 1, 4, 8, 0, 3, 6, 2, 5])
     seed = np.zeros_like(y)
     seed[np.arange(SOME), row, col] = drawn((SOME, y.shape[3]), 1)
-    for name, rules in RULES.items():
+    for name, rules in rules_of(training):
         whole = net.back_through(trace, params, seed[np.argsort(image)], rules=rules)[image]
         assert whole.any()
         assert_near(project(trace, params, seed, image=image, rules=rules), whole, 1e-12, name)
@@ -141,7 +146,7 @@ def test_units_are_walked_back_as_in_the_whole_batch(arch, training):
         params, y, trace = traced(arch, layer, training=training)
         image, units = np.array([7, 1, 4, 8, 0, 3, 6, 2, 5]), np.arange(SOME) % shape[0]
         seed = seeds(y, image, units)
-        for name, rules in RULES.items():
+        for name, rules in rules_of(training):
             whole = net.back_through(trace, params, seed[np.argsort(image)], rules=rules)[image]
             r, where = project_cells(trace, params, y, image, units, rules=rules)
             assert not where.origin.any()  # the last columns may lie beyond all windows

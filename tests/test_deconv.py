@@ -126,6 +126,10 @@ def test_from_every_layer_down_each_layer_is_its_matrix(arch, training):
         y, trace = net.forward(arch, params, x, stop=layer.name, rng=np.random.default_rng(5) if training else None)
         assert_near(y, np.stack([each[depth - 1][2] for each in found]), 1e-12, layer.name)
         for name, rules in deconv.RULES.items():
+            if training and rules is not GRADIENT:
+                with pytest.raises(ValueError, match="the trace is of a training run, which is for the gradient alone"):
+                    project(trace, params, r, rules=rules)
+                continue
             down = np.stack([walk_down(found[i][:depth], r[i], rules, arch.input) for i in range(len(x))])
             assert_near(project(trace, params, r, rules=rules), down, 1e-12, f"{name} from {layer.name}")
 

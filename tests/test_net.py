@@ -84,7 +84,7 @@ def test_predict_gives_forwards_bytes_in_the_dtype_of_x(arch, dtype):
     assert bits(y) == bits(net.forward(arch, params, x)[0])
 
 
-def test_inference_pools_before_it_rectifies():
+def test_inference_and_training_pool_before_they_rectify():
     conv, relu, pool, norm = Conv("conv1", 2, 3), Relu("relu1"), Pool("pool1", 3, 2), Norm("norm1")
     again, fc = Pool("pool2", 2, 2), Linear("fc3", 4)
     assert pooled_first((conv, relu, pool, norm)) == (conv, pool, relu, norm)
@@ -199,6 +199,25 @@ def test_a_walk_under_the_gradients_rules_is_backwards_dx():
         _, trace = net.forward(arch, params, images_for(arch, MANY))
         dx, _ = net.backward(trace, params, dy)
         assert bits(net.back_through(trace, params, dy, rules=Rules("forward", "gradient"))) == bits(dx)
+
+
+@pytest.mark.parametrize("input_grad", [True, False])
+@pytest.mark.parametrize("arch", ARCHS, ids=name_of)
+def test_pooling_before_the_relu_changes_no_gradient(arch, input_grad, monkeypatch):
+    params, x, dy = params_of(arch), images_for(arch, MANY), signal_for(arch, MANY)
+
+    def train():
+        y, trace = net.forward(arch, params, x, rng=dropout_rng())
+        return y, net.backward(trace, params, dy, input_grad=input_grad)
+
+    y, (dx, grads) = train()
+    monkeypatch.setattr(net, "pooled_first", lambda layers: layers)
+    in_order, (dx_in_order, grads_in_order) = train()
+    assert bits(y) == bits(in_order)
+    np.testing.assert_array_equal(dx, dx_in_order)  # but for the signs of zeros
+    for layer, each in grads.items():
+        for key, grad in each.items():
+            np.testing.assert_array_equal(grad, grads_in_order[layer][key], f"{layer}/{key}")
 
 
 # ------------------------------------------------------------------------------------- the life of a trace

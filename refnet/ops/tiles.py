@@ -22,7 +22,7 @@ CELLS = 3  # of a filter, in one dimension
 OUTPUTS = 4  # of a whole tile
 POINTS = OUTPUTS + CELLS - 1  # of it; and it meets as many cells
 _FINITE = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # after the first, infinity; of the sets tried, these lose fewest digits
-_AT_A_TIME = 1 << 17  # values that are transformed together: they stay in cache meanwhile
+_AT_A_TIME = 1 << 18  # values that are transformed together: they stay in cache meanwhile
 
 Pair = tuple[int, int]  # of rows, and of columns
 

@@ -139,8 +139,7 @@ def _tiles(x: Array, window: Window, cut: Scheme, groups: int) -> Array:
     cells = _cells(blocks, window, (h, w))
     cells[...] = x[:, : cells.shape[1], : cells.shape[2]]
     v = empty((POINTS**2, n * cut.tile_count, depth(window, c)), x)
-    for tiles, met, place in _pieces(blocks, cut, parts, groups):
-        some = empty(met.shape, x)
+    for tiles, met, some, place in _pieces(blocks, cut, parts, groups):
         some[...] = met
         _times(tiles.b, some, v[tiles.points, place])
     return v
@@ -149,8 +148,7 @@ def _tiles(x: Array, window: Window, cut: Scheme, groups: int) -> Array:
 def _tiles_adjoint(v: Array, shape: tuple[int, ...], window: Window, cut: Scheme, groups: int) -> Array:
     (n, h, w, c), parts = shape, _parts(window)
     blocks = _blank_blocks(n, c, window, cut, v)
-    for tiles, met, place in _pieces(blocks, cut, parts, groups):
-        some = empty(met.shape, v)
+    for tiles, met, some, place in _pieces(blocks, cut, parts, groups):
         _times(tiles.b.T, v[tiles.points, place], some)
         for rows, columns, i, j in product(_apart(tiles, 0), _apart(tiles, 1), range(parts), range(parts)):
             cells = met[rows, columns, :, :, :, :, i, j]
@@ -163,8 +161,7 @@ def _tiles_adjoint(v: Array, shape: tuple[int, ...], window: Window, cut: Scheme
 def _outputs(z: Array, b: Array, shape: tuple[int, ...], cut: Scheme) -> Array:
     """The outputs (N, P, Q, M) of products (36, N tiles, M), plus b."""
     xp, y = array_module(z), empty(shape, z)
-    for tiles, made, place in _pieces(_as_blocks(y), cut, outputs=True):
-        some = empty(made.shape, z)
+    for tiles, made, some, place in _pieces(_as_blocks(y), cut, outputs=True):
         _times(tiles.a.T, z[tiles.points, place], some)
         xp.add(some, b, out=made)
     return y
@@ -174,8 +171,7 @@ def signal_at_points(y: Array) -> Array:
     """A signal on outputs (N, P, Q, M) at the points that each tile takes, (36, N tiles, M): `_outputs`' adjoint."""
     cut = scheme(y.shape[1:3])
     z = empty((POINTS**2, len(y) * cut.tile_count, y.shape[3]), y)
-    for tiles, made, place in _pieces(_as_blocks(y), cut, outputs=True):
-        some = empty(made.shape, y)
+    for tiles, made, some, place in _pieces(_as_blocks(y), cut, outputs=True):
         some[...] = made
         _times(tiles.a, some, z[tiles.points, place])
     return z
@@ -207,13 +203,15 @@ def _as_blocks(y: Array) -> Array:
 
 def _pieces(
     blocks: Array, cut: Scheme, parts: int = 1, groups: int = 1, *, outputs: bool = False
-) -> Iterator[tuple[Tiles, Array, slice]]:
-    """A few tiles at a time: their kind, a view of the blocks that they meet (or make: ``outputs``), and place.
+) -> Iterator[tuple[Tiles, Array, Array, slice]]:
+    """A few tiles at a time: their kind, a view of the blocks that they meet (or make: ``outputs``), room, and place.
 
     The view is (rows and columns in a tile, N, rows and columns of tiles, groups, parts, parts, stride, stride, maps).
+    The room is for a copy of it, in the same memory each time.
     """
     image, row, in_row, column, in_column, channel = blocks.strides
     n, _, stride, _, _, c = blocks.shape
+    room = empty((0,), blocks)
     for tiles in cut.tiles:
         (top, left), (down, across) = tiles.first, tiles.outputs
         size = tiles.outputs if outputs else tiles.met
@@ -226,7 +224,10 @@ def _pieces(
             ),
         )  # fmt: skip
         for images, rows, place in tiles.pieces(n, prod(view.shape[5:])):
-            yield tiles, view[:, :, images, rows], place
+            some = view[:, :, images, rows]
+            if room.size < some.size:
+                room = empty((some.size,), blocks)
+            yield tiles, some, room[: some.size].reshape(some.shape), place
 
 
 def _apart(tiles: Tiles, axis: int) -> list[slice]:

@@ -109,8 +109,8 @@ def test_pieces_are_all_tiles_of_all_images_in_order(n, maps):
 def test_pieces_stay_in_cache_where_a_row_of_tiles_does():
     tiles = next(each for each in scheme((26, 26)).tiles if each.outputs == (4, 4))
     sizes = [len(numbers(place)) for _, _, place in tiles.pieces(2, 384)]
-    assert sizes == [6] * 12  # one row of 6 tiles takes 83,000 values
-    assert [len(numbers(place)) for _, _, place in tiles.pieces(2, 64)] == [36, 36]
+    assert sizes == [18] * 4  # a row of 6 tiles takes 83,000 values
+    assert [len(numbers(place)) for _, _, place in tiles.pieces(8, 64)] == [108, 108, 72]
 
 
 def test_a_kind_of_tile_is_described():

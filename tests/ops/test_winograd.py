@@ -223,7 +223,7 @@ def cases(draw):
 def test_parts_of_what_tiles_meet_are_everything_once_and_do_not_overlap(out_hw):
     blocks = np.zeros((2, out_hw[0] + 2, 2, out_hw[1] + 2, 2, 3))
     times = np.zeros(blocks.shape)
-    for tiles, met, _ in winograd._pieces(blocks, scheme(out_hw)):
+    for tiles, met, _, _ in winograd._pieces(blocks, scheme(out_hw)):
         for part in itertools.product(winograd._apart(tiles, 0), winograd._apart(tiles, 1)):
             cells = met[part]
             cells += 1  # as many times as it should only where no two tiles share a cell

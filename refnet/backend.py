@@ -233,6 +233,20 @@ def zeros(shape: tuple[int, ...], like: Array) -> Array:
     return array
 
 
+class Room:
+    """Memory for arrays that are needed one after the other: what was lent before is overwritten, still in cache."""
+
+    def __init__(self, like: Array, dtype: DTypeLike | None = None) -> None:
+        self._values = empty((0,), like, dtype)
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        """An uninitialised array of ``shape``; the one before must not be used any more."""
+        size = math.prod(shape)
+        if self._values.size < size:
+            self._values = empty((size,), self._values)
+        return self._values[:size].reshape(shape)
+
+
 def cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -267,6 +267,16 @@ def test_a_refused_request_leaves_the_books_right():
     assert (arena.live_bytes, arena.peak_bytes) == (0, 0)
 
 
+def test_a_room_lends_the_same_memory_again_as_long_as_it_is_enough():
+    room = backend.Room(np.zeros(1, "float32"))
+    first = room.empty((3, BIG))
+    again = room.empty((BIG, 2))
+    assert (again.shape, again.dtype, again.flags.c_contiguous) == ((BIG, 2), np.dtype("float32"), True)
+    assert again.ctypes.data == first.ctypes.data
+    assert not np.shares_memory(room.empty((4, BIG)), first)
+    assert backend.Room(first, "uint8").empty((2, 0)).dtype == "uint8"
+
+
 @pytest.mark.usefixtures("restless_threads")
 def test_threads_get_memory_of_their_own():
     arena = backend._Arena()

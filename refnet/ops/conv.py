@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from itertools import product
 
-from refnet.backend import Array, array_module, check_same_dtype, empty, zeros
+from refnet.backend import Array, Room, array_module, check_same_dtype, empty, zeros
 from refnet.geometry import Window, conv_size
 from refnet.ops.windows import add_windows, blocks, cropped, group_slices, padded, unfold
 
@@ -89,11 +89,11 @@ def conv_transpose(r: Array, w: Array, *, stride: int = 1, pad: int = 0, hw: tup
 def _transpose_in_rows(r: Array, w: Array, window: Window, hw: tuple[int, int], groups: int) -> Array:
     """`conv_transpose` position by position: the adjoint of `unfold`, a block of windows at a time."""
     xp, c, (_, stride, pad) = array_module(r), w.shape[2] * groups, window
-    x = zeros((len(r), hw[0] + 2 * pad, hw[1] + 2 * pad, c), r)
+    x, room = zeros((len(r), hw[0] + 2 * pad, hw[1] + 2 * pad, c), r), Room(r)
     for images, rows in blocks(len(r), r.shape[1:3], _AT_A_TIME):
         for maps, filters in group_slices(c, w.shape[3], groups):
             part = r[images, rows, :, filters]
-            columns = empty((*part.shape[:3], *w.shape[:3]), r)
+            columns = room.empty((*part.shape[:3], *w.shape[:3]))
             xp.matmul(_matrix(part), _matrix(w[..., filters]).T, out=_rows(columns))
             add_windows(x[images, rows.start * stride :, :, maps], columns, stride=stride)
     return cropped(x, hw=hw, pad=pad)
@@ -107,11 +107,11 @@ def _transpose_in_planes(r: Array, w: Array, window: Window, hw: tuple[int, int]
     """
     xp, (n, p, q, m), (size, stride, pad) = array_module(r), r.shape, window
     c, beyond = w.shape[2] * groups, (size - 1) // stride
-    planes = zeros((stride, stride, c, n, p + beyond, q + beyond), r)
+    planes, room = zeros((stride, stride, c, n, p + beyond, q + beyond), r), Room(r)
     for images, rows in blocks(n, (p, q), _IN_PLANES):
         for maps, filters in group_slices(c, m, groups):
             part = r[images, rows, :, filters]
-            cells = empty((*w.shape[:3], *part.shape[:3]), r)
+            cells = room.empty((*w.shape[:3], *part.shape[:3]))
             xp.matmul(_matrix(w[..., filters]), _matrix(part).T, out=cells.reshape(_matrix(w).shape[0], -1))
             for i, j in product(range(0, size, stride), repeat=2):
                 some, top, left = cells[i : i + stride, j : j + stride], rows.start + i // stride, j // stride
@@ -169,12 +169,12 @@ def _unfolded(
     With ``ones`` each row ends with a 1, whose weight is the bias.
     """
     size, stride, pad = window
-    x, c = padded(x, pad), x.shape[-1] // groups
+    x, c, room = padded(x, pad), x.shape[-1] // groups, Room(x)
     for images, rows in blocks(len(x), out[1:3], _AT_A_TIME):
         below = slice(rows.start * stride, (rows.stop - 1) * stride + size)
         windows = images.stop - images.start, rows.stop - rows.start, out[2]
         for maps, filters in group_slices(x.shape[-1], out[3], groups):
-            columns = empty((math.prod(windows), size * size * c + ones), x)
+            columns = room.empty((math.prod(windows), size * size * c + ones))
             columns[:, size * size * c :] = 1
             cells = columns[:, : size * size * c].reshape(*windows, size, size, c)
             unfold(x[images, below, :, maps], out_hw=windows[1:], window=Window(size, stride), out=cells)

@@ -1,10 +1,13 @@
 """Max pooling with switches, and unpooling."""
 
+import math
 from types import ModuleType
 
-from refnet.backend import Array, array_module, check_same_dtype, empty
+from refnet.backend import Array, Room, array_module, check_same_dtype, empty
 from refnet.geometry import Window, pool_size
 from refnet.ops.windows import meetings, scatter
+
+_AT_A_TIME = 1 << 20  # values that are pooled together: they stay in cache meanwhile
 
 
 def pool_forward(
@@ -37,38 +40,50 @@ def pool_forward(
     xp = check_same_dtype("pool_forward", x=x)
     window = check_window("pool_forward", x.shape, Window(size, stride, pad), ceil)
     p, q = (pool_size(n, window, ceil=ceil) for n in x.shape[1:3])
+    y = empty((len(x), p, q, x.shape[3]), x)
+    ranks = empty(y.shape, x, "uint8") if switches else None
+    rows_room, best_room = Room(x), Room(x, "uint8")
+    at_a_time = max(_AT_A_TIME // max(math.prod(x.shape[1:]), 1), 1)
     # The largest of a region is the largest of its rows' largest, so rows go first and columns second. Of equal values
     # the one of the highest rank wins; ranks fall from the region's first cell to its last, in row order.
-    rows, ranks = _largest(x, 1, p, window, ranks=0 if switches else None, step=size)
-    y, ranks = _largest(rows, 2, q, window, ranks=ranks, step=1)
+    for first in range(0, len(x), at_a_time):
+        images = slice(first, first + at_a_time)
+        some = x[images]
+        rows = rows_room.empty((len(some), p, *x.shape[2:]))
+        best = best_room.empty(rows.shape) if switches else None
+        _largest(some, None, 1, window, rows, best, step=size)
+        _largest(rows, best, 2, window, y[images], None if ranks is None else ranks[images], step=1)
     return y, None if ranks is None else xp.subtract(xp.uint8(size * size - 1), ranks, out=ranks)
 
 
 def _largest(
-    x: Array, axis: int, out: int, window: Window, *, ranks: Array | int | None, step: int
-) -> tuple[Array, Array | None]:
-    """Along an axis, each window's largest value and the highest rank that has it; cells add ``step`` to theirs."""
+    x: Array, ranks: Array | None, axis: int, window: Window, y: Array, best: Array | None, *, step: int
+) -> None:
+    """Along an axis, write each window's largest value into y, and into ``best``, if given, the highest rank it has.
+
+    A cell's rank is what ``ranks`` says, and ``step`` for each cell that comes after it.
+    """
     xp, along = array_module(x), (slice(None),) * axis
-    y = empty((*x.shape[:axis], out, *x.shape[axis + 1 :]), x)
-    parts = [((*along, there), (*along, cells)) for there, cells in meetings(x.shape[axis], out, window)]
+    parts = [((*along, there), (*along, cells)) for there, cells in meetings(x.shape[axis], y.shape[axis], window)]
     there, cells = parts[0]
     y[there] = x[cells]
-    for beyond in (slice(0, there[axis].start), slice(there[axis].stop, out)):
+    for beyond in (slice(0, there[axis].start), slice(there[axis].stop, y.shape[axis])):
         y[(*along, beyond)] = -xp.inf
     for there, cells in parts[1:]:
         xp.maximum(y[there], x[cells], out=y[there])
-    if ranks is None:
-        return y, None
-    best = empty(y.shape, x, "uint8")
+    if best is None:
+        return
     best.fill(0)
+    room = Room(x, bool)
     for i, (there, cells) in enumerate(parts):
-        rank = xp.uint8((window.size - 1 - i) * step) + (ranks if isinstance(ranks, int) else ranks[cells])
-        if isinstance(ranks, int) and not rank:
+        rank = xp.uint8((window.size - 1 - i) * step)
+        if ranks is not None:
+            rank = rank + ranks[cells]
+        elif not rank:
             continue  # it is 0 already
-        wins = xp.equal(x[cells], y[there], out=empty(y[there].shape, x, bool)).view("uint8")
+        wins = xp.equal(x[cells], y[there], out=room.empty(y[there].shape)).view("uint8")
         wins *= rank
         xp.maximum(best[there], wins, out=best[there])
-    return y, best
 
 
 def unpool(

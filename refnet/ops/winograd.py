@@ -18,7 +18,7 @@ from math import prod
 
 import numpy as np
 
-from refnet.backend import Array, array_module, check_same_dtype, empty, zeros
+from refnet.backend import Array, Room, array_module, check_same_dtype, empty, zeros
 from refnet.geometry import Window, conv_size
 from refnet.ops.tiles import CELLS, POINTS, Pair, Scheme, Tiles, line_matrices, multiplications, scheme, tile_counts
 from refnet.ops.windows import group_slices
@@ -204,14 +204,14 @@ def _as_blocks(y: Array) -> Array:
 def _pieces(
     blocks: Array, cut: Scheme, parts: int = 1, groups: int = 1, *, outputs: bool = False
 ) -> Iterator[tuple[Tiles, Array, Array, slice]]:
-    """A few tiles at a time: their kind, a view of the blocks that they meet (or make: ``outputs``), room, and place.
+    """A few tiles at a time: their kind, a view of the blocks that they meet (or make: ``outputs``), room for a copy.
 
-    The view is (rows and columns in a tile, N, rows and columns of tiles, groups, parts, parts, stride, stride, maps).
-    The room is for a copy of it, in the same memory each time.
+    And their place. The view is (rows and columns in a tile, N, rows and columns of tiles, groups, parts, parts,
+    stride, stride, maps).
     """
     image, row, in_row, column, in_column, channel = blocks.strides
     n, _, stride, _, _, c = blocks.shape
-    room = empty((0,), blocks)
+    room = Room(blocks)
     for tiles in cut.tiles:
         (top, left), (down, across) = tiles.first, tiles.outputs
         size = tiles.outputs if outputs else tiles.met
@@ -225,9 +225,7 @@ def _pieces(
         )  # fmt: skip
         for images, rows, place in tiles.pieces(n, prod(view.shape[5:])):
             some = view[:, :, images, rows]
-            if room.size < some.size:
-                room = empty((some.size,), blocks)
-            yield tiles, some, room[: some.size].reshape(some.shape), place
+            yield tiles, some, room.empty(some.shape), place
 
 
 def _apart(tiles: Tiles, axis: int) -> list[slice]:

@@ -19,6 +19,7 @@ from conftest import (
     oracle,
 )
 
+from refnet.ops import pool
 from refnet.ops.pool import pool_forward, unpool
 
 pytestmark = pytest.mark.usefixtures("dirty_memory")
@@ -111,6 +112,14 @@ def test_without_switches_the_maxima_are_the_same(case):
     y, switches = pool_forward(case.draw(), **case.window, ceil=case.ceil, switches=False)
     assert switches is None
     np.testing.assert_array_equal(y, by_formula(case)[0])
+
+
+def test_images_are_pooled_a_few_at_a_time(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(5, 7, 6, 4))
+    together = pool_forward(x)
+    monkeypatch.setattr(pool, "_AT_A_TIME", 2 * x[0].size)
+    for a, b in zip(pool_forward(x), together, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @every_case

@@ -27,7 +27,9 @@ def array_module(*arrays: Array | None) -> ModuleType:
     TypeError
         If they mix the two, or if something else than an array is among them.
     """
-    kinds: dict[Any, None] = dict.fromkeys(type(a) for a in arrays if a is not None)
+    kinds: dict[Any, None] = dict.fromkeys([type(a) for a in arrays if a is not None])
+    if kinds.keys() <= _NUMPY:
+        return np
     packages = {_package(kind) for kind in kinds}
     if packages <= {"numpy"}:
         return np
@@ -48,6 +50,7 @@ def check_same_dtype(operation: str, **arrays: Array | None) -> ModuleType:
 
 
 _FLOATS = np.dtype("float32"), np.dtype("float64")
+_NUMPY = {np.ndarray}
 
 
 @cache
@@ -139,6 +142,15 @@ def current_precision() -> str:
     return _precision.get()
 
 
+class _Block:
+    """Memory of the arena, and where it is aligned to 64 bytes."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes, self.memory = nbytes, np.empty(nbytes, np.uint8)
+        address = self.memory.ctypes.data
+        self.start = address + -address % 64
+
+
 class _Arena:
     """Memory that was touched before, handed out again.
 
@@ -153,8 +165,8 @@ class _Arena:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.returned: deque[np.ndarray] = deque()
-        self.free: dict[int, list[np.ndarray]] = {}
+        self.returned: deque[_Block] = deque()
+        self.free: dict[int, list[_Block]] = {}
         self.live_bytes = self.free_bytes = self.peak_bytes = 0
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
@@ -164,14 +176,14 @@ class _Arena:
             return np.empty(shape, dtype)
         return np.asarray(_Lease(self, self._take(_size_class(nbytes)), shape, dtype))
 
-    def give_back(self, block: np.ndarray) -> None:
+    def give_back(self, block: _Block) -> None:
         """Take a block back. The garbage collector may call this at any moment, so it waits for no lock."""
         self.returned.append(block)
         if self.lock.acquire(blocking=False):
             self._sort_returned()
             self.lock.release()
 
-    def _take(self, size: int) -> np.ndarray:
+    def _take(self, size: int) -> _Block:
         with self.lock:
             self._sort_returned()
             if blocks := self.free.get(size):
@@ -183,7 +195,7 @@ class _Arena:
                     largest = max(each for each, blocks in self.free.items() if blocks)
                     self.free[largest].pop()
                     self.free_bytes -= largest
-                block = np.empty(size, np.uint8)
+                block = _Block(size)
             self.live_bytes += size
             self.peak_bytes = max(self.peak_bytes, self.live_bytes)
             return block
@@ -199,12 +211,9 @@ class _Arena:
 class _Lease:
     """Holds a block of the arena for the arrays that look at it: NumPy keeps it as the base of every view."""
 
-    def __init__(self, arena: _Arena, block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, arena: _Arena, block: _Block, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.arena, self.block = arena, block
-        start = block.ctypes.data
-        self.__array_interface__ = {
-            "version": 3, "shape": shape, "typestr": dtype.str, "data": (start + -start % 64, False),
-        }  # fmt: skip
+        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (block.start, False)}
 
     def __del__(self) -> None:
         self.arena.give_back(self.block)

@@ -1,11 +1,13 @@
 """Local response normalisation: across maps, the paper's contrast normalisation, and within each, as Caffe has both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
-from refnet.backend import Array, array_module, check_same_dtype, empty, zeros
+from refnet.backend import Array, Room, array_module, check_same_dtype, empty, zeros
 from refnet.geometry import Window
 from refnet.ops.windows import meetings
+
+_AT_A_TIME = 1 << 17  # values
 
 
 def lrn_forward(
@@ -152,18 +154,20 @@ def _gradient(
 
 def _neighbour_sum(a: Array, b: Array, n: int) -> Array:
     """Sum of a b over the ``n`` nearest maps, fewer at both ends."""
-    xp, c, reach = array_module(a), a.shape[-1], min(n // 2, a.shape[-1] - 1)
-    # With ``reach`` zeros between one position's maps and the next one's, all positions are one long row.
-    products = zeros((*a.shape[:-1], c + reach), a)
-    xp.multiply(a, b, out=products[..., :c])
-    row, total = products.reshape(-1), empty(products.shape, a)
-    sums = total.reshape(-1)
-    sums[...] = row
-    for d in range(1, reach + 1):
-        sums[d:] += row[:-d]
-        sums[:-d] += row[d:]
-    out = empty(a.shape, a)
-    out[...] = total[..., :c]
+    xp, c, out = array_module(a), a.shape[-1], empty(a.shape, a)
+    reach, rooms = min(n // 2, c - 1), (Room(a), Room(a))
+    a, b, sums = (each.reshape(-1, c) for each in (a, xp.broadcast_to(b, a.shape), out))
+    for some in _some(len(a), c):
+        # With ``reach`` zeros between one position's maps and the next one's, all positions are one long row.
+        products, total = (room.empty((len(a[some]), c + reach)) for room in rooms)
+        products[:, c:] = 0
+        xp.multiply(a[some], b[some], out=products[:, :c])
+        row, around = products.reshape(-1), total.reshape(-1)
+        around[...] = row
+        for d in range(1, reach + 1):
+            around[d:] += row[:-d]
+            around[:-d] += row[d:]
+        sums[some] = total[:, :c]
     return out
 
 
@@ -183,10 +187,17 @@ def _power(a: Array, exponent: float) -> Array:
     xp, out = array_module(a), empty(a.shape, a)
     if exponent != 0.75:
         return xp.power(a, exponent, out=out)
-    root = xp.sqrt(a, out=empty(a.shape, a))
-    xp.sqrt(root, out=out)
-    out *= root
+    values, powers, room = a.reshape(-1), out.reshape(-1), Room(a)
+    for some in _some(a.size):
+        root = xp.sqrt(values[some], out=room.empty(values[some].shape))
+        xp.multiply(xp.sqrt(root, out=powers[some]), root, out=powers[some])
     return out
+
+
+def _some(n: int, values: int = 1) -> Iterator[slice]:
+    """A few of n items at a time, of so many values each: they stay in cache for all that is done to them."""
+    size = max(_AT_A_TIME // values, 1)
+    return (slice(first, first + size) for first in range(0, n, size))
 
 
 def check_forward(x: Array, n: int) -> ModuleType:

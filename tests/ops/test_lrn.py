@@ -17,6 +17,7 @@ from conftest import (
     oracle,
 )
 
+from refnet.ops import lrn
 from refnet.ops.lrn import lrn_backward, lrn_forward
 
 pytestmark = pytest.mark.usefixtures("dirty_memory")
@@ -75,6 +76,15 @@ def check_backward(lrn_backward, case, dtype="float64", layout="c_order"):
 @every_layout
 def test_lrn_forward_is_its_formula(case, dtype, layout):
     check_forward(lrn_forward, case, dtype, layout)
+
+
+def test_positions_are_taken_a_few_at_a_time(monkeypatch):
+    x, dy = np.random.default_rng(0).normal(size=(2, 3, 5, 7, 6))
+    y, scale = lrn_forward(x)
+    dx = lrn_backward(dy, x, scale)
+    monkeypatch.setattr(lrn, "_AT_A_TIME", 4 * 6)
+    for a, b in zip((*lrn_forward(x), lrn_backward(dy, x, scale)), (y, scale, dx), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @every_case

@@ -37,7 +37,7 @@ def project(trace: Trace, params: Params, seed: Array, *, rules: Rules = DECONV,
     Raises
     ------
     ValueError
-        If shapes do not fit, an image is out of range, or the trace is of a training run and the rules not its own.
+        If shapes do not fit, an image is out of range, or a training run's trace meets other rules than `GRADIENT`.
     TypeError
         If dtypes or backends differ.
     """
@@ -94,6 +94,8 @@ def project_cells(
     -------
     r : (S, h, w, C), 0 beyond the image
     boxes : rows and columns of the image that each is; they may hang over its edge
+
+    Raises as `project` does, and ValueError where rows and columns are missing or negative.
     """
     check_signal(trace, y, len(y) == trace.n, rules)
     image = _images(trace, maps, image)

@@ -1,10 +1,11 @@
 """How much memory a training step needs, and how much there is."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from refnet import loader, net
-from refnet.arch import Arch, Conv, Dropout, Flatten, Norm, Pool, Relu, SpatialNorm, flat
+from refnet.arch import Arch, Branch, Conv, Dropout, Flatten, Layer, Norm, Pool, Relu, Shape, SpatialNorm, flat
 from refnet.backend import cores
 from refnet.layers import pooled_first
 
@@ -18,15 +19,24 @@ def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int
 
     Weights, gradients and velocities; the trace; what convolutions make of the slices under way; images made ahead.
     """
-    values = 0.0  # of the trace, per image
-    shapes = arch.shapes()
-    layers = list(flat(pooled_first(arch.layers)))
+    values = _kept(pooled_first(arch.layers), arch.shapes())
+    images = (2 + loader.AHEAD) * math.prod(arch.input)  # this batch, the next one, and those made ahead
+    scratch = max(
+        min(threads or cores(), len(stage.slices)) * stage.slices[0].stop * _scratch(arch, stage)
+        for stage in net.stages(arch, min(max(batch, 1), _MANY))
+    )
+    return int(_FLOAT * (3 * arch.param_count() + _ROUNDING * (batch * (values + images) + scratch)))
+
+
+def _kept(layers: Sequence[Layer], shapes: dict[str, Shape]) -> float:
+    """Values that the trace of a training run keeps of an image's way through layers in a row."""
+    values = 0.0
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
         size = math.prod(shapes[layer.name])
         match layer:
             case Relu() | Flatten():
                 pass  # overwrites its input, or is it
-            case Conv() if isinstance(following, Pool):
+            case Conv() | Branch() if isinstance(following, Pool):
                 pass  # nobody needs the maps once they are pooled
             case Pool():
                 values += 1.25 * size  # and a byte for each switch
@@ -34,12 +44,9 @@ def training_bytes(arch: Arch, batch: int, *, threads: int | None = None) -> int
                 values += 2 * size  # and the scale or the mask
             case _:
                 values += size
-    images = (2 + loader.AHEAD) * math.prod(arch.input)  # this batch, the next one, and those made ahead
-    scratch = max(
-        min(threads or cores(), len(stage.slices)) * stage.slices[0].stop * _scratch(arch, stage)
-        for stage in net.stages(arch, min(max(batch, 1), _MANY))
-    )
-    return int(_FLOAT * (3 * arch.param_count() + _ROUNDING * (batch * (values + images) + scratch)))
+        if isinstance(layer, Branch):
+            values += sum(_kept(path, shapes) for path in layer.paths)
+    return values
 
 
 def _scratch(arch: Arch, stage: net.Stage) -> int:

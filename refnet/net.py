@@ -12,7 +12,7 @@ from __future__ import annotations  # else np.random's are loaded for them, whic
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -62,7 +62,7 @@ class Trace:
     filters: Params  # transformed ones, of the convolutions that use them
     like: Array  # an empty array of the trace's dtype and backend
     threads: int | None
-    training: bool  # pooled before it rectified, so it serves the gradient's rules only
+    training: bool  # pooled before it rectified, as ``arch`` has it too, so it serves `GRADIENT` only
 
 
 def init_params(arch: Arch, *, rng: np.random.Generator, dtype: Any = "float32", init: str = "he") -> Params:
@@ -139,10 +139,9 @@ def predict(
         If dtypes or backends differ.
     """
     arch = arch if stop is None else arch.upto(stop)
-    pool_first = watch is None  # who watches sees the layers in their order
-    return _run(
-        arch, params, x, _plan(arch, x), keep=False, pool_first=pool_first, masks=None, watch=watch, threads=threads
-    )[0]
+    if watch is None:  # who watches sees the layers in their order
+        arch = _pooling_first(arch)
+    return _run(arch, params, x, _plan(arch, x), keep=False, masks=None, watch=watch, threads=threads)[0]
 
 
 def forward(
@@ -157,21 +156,21 @@ def forward(
 ) -> tuple[Array, Trace]:
     """Like `predict`, but also returns the trace that `backward` and the deconvnet walk back.
 
-    With ``rng`` it is a training run: dropout draws its masks from it, and the trace is for `backward` alone, as maps
-    are pooled before they are rectified: the same bits and gradients, and a fourth of what relu would keep; but where
-    nothing is positive, switches are others. ``rows`` (first, total) tells where the images are in the batch that
+    With ``rng`` it is a training run: dropout draws its masks from it, and maps are pooled before they are rectified,
+    which gives the same bits and gradients, and no unpooled maps to keep. Where nothing is positive its switches are
+    others; so the trace serves `GRADIENT` only. ``rows`` (first, total) tells where the images are in the batch that
     masks are drawn for, by default they are all of it. ``x`` must not be written to while the trace is used; ``y``
     may. Raises as `predict` does.
     """
     arch = arch if stop is None else arch.upto(stop)
-    training, plan = rng is not None, _plan(arch, x)
-    masks = None if rng is None else parallel.begin(partial(_masks, arch, x, rng, rows))
-    y, kept, filters = _run(
-        arch, params, x, plan, keep=True, pool_first=training, masks=masks, watch=None, threads=threads
-    )
-    if training:
-        plan = [Stage(pooled_first(stage.layers), stage.slices) for stage in plan]
-    return y, Trace(arch, len(x), plan, kept, filters, x[:0], threads, training)
+    arch = arch if rng is None else _pooling_first(arch)
+    plan, masks = _plan(arch, x), None if rng is None else parallel.begin(partial(_masks, arch, x, rng, rows))
+    y, kept, filters = _run(arch, params, x, plan, keep=True, masks=masks, watch=None, threads=threads)
+    return y, Trace(arch, len(x), plan, kept, filters, x[:0], threads, training=rng is not None)
+
+
+def _pooling_first(arch: Arch) -> Arch:
+    return replace(arch, layers=pooled_first(arch.layers))
 
 
 def _masks(arch: Arch, x: Array, rng: np.random.Generator, rows: tuple[int, int] | None) -> dict[str, np.ndarray]:
@@ -273,7 +272,7 @@ def back_through(
     Raises
     ------
     ValueError
-        If shapes do not fit.
+        If shapes do not fit, or the trace is of a training run and the rules are not `GRADIENT`.
     TypeError
         If dtypes or backends differ.
     """
@@ -297,7 +296,7 @@ def back_through(
                         if "u" in p:  # made once for both
                             p = p | {"z": winograd.signal_at_points(signal)}
                         collect(layer.name, index, *grads(layer, p, mine, signal, threads=threads))
-                    if stage is plan[0] and layer is stage.layers[0] and not to_input:
+                    if layer is arch.layers[0] and not to_input:
                         return signal
                     return back(layer, p, mine, signal, below=below[layer.name], rules=rules, threads=threads)
 
@@ -339,7 +338,6 @@ def _run(
     plan: list[Stage],
     *,
     keep: bool,
-    pool_first: bool,
     masks: Callable[[], dict[str, np.ndarray]] | None,
     watch: Watch | None,
     threads: int | None,
@@ -351,12 +349,11 @@ def _run(
     params = with_filters(arch, params, shapes, _at_a_time(plan), threads)
 
     def climb(stage: Stage, x: Array) -> tuple[Array, list[dict[str, Kept]]]:
-        layers = pooled_first(stage.layers) if pool_first else stage.layers
-        last, end = layers[-1], stage.layers[-1]
+        last = stage.layers[-1]
         # What leaves the net is the caller's, so a trace must not keep it.
-        leaves = end is arch.layers[-1]
+        leaves = last is arch.layers[-1]
         handed_on = len(stage.slices) == 1 and not leaves
-        y = x if handed_on else empty((len(x), *shapes[end.name]), x)
+        y = x if handed_on else empty((len(x), *shapes[last.name]), x)
         inner = stage.inner_threads(threads)
         # Asked for only now: they are drawn while the stages before are under way.
         dropouts = [each.name for each in flat(stage.layers) if isinstance(each, Dropout)]
@@ -380,7 +377,7 @@ def _run(
                     watch(layer.name, images, maps)
                 return maps
 
-            maps = walk_up(layers, x[images], through)
+            maps = walk_up(stage.layers, x[images], through)
             if handed_on:
                 return maps, kept
             y[images] = maps

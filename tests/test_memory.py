@@ -10,7 +10,7 @@ import pytest
 from fixtures import images_for, params_of, signal_for
 
 from refnet import backend, memory, models, net
-from refnet.arch import Arch, Conv, Norm, Relu, SpatialNorm
+from refnet.arch import Arch, Branch, Conv, Norm, Pool, Relu, SpatialNorm
 
 ROOT = Path(__file__).parents[1]
 MEASURE = """
@@ -65,6 +65,17 @@ def test_either_normalisation_keeps_a_scale_beside_its_output():
         return memory.training_bytes(arch, 64, threads=1)
 
     assert needs(SpatialNorm("norm1")) == needs(Norm("norm1")) > needs(Relu("relu0"))
+
+
+def test_maps_that_are_pooled_need_nothing_whatever_comes_after_them_in_other_paths():
+    def needs(*layers):
+        return memory.training_bytes(Arch("a", (64, 64, 3), layers), 64, threads=1)
+
+    conv, relu, pool = Conv("conv1", 32, 3, pad=1), Relu("relu1"), Pool("pool1", 2, 2)
+    assert needs(conv, relu, pool) < 0.6 * needs(conv, relu, Norm("norm1"), pool)
+    paths = (Pool("pool", 3, 1, pad=1, ceil=False), Conv("left", 2, 1)), (Conv("right", 2, 1),)
+    one, other = (needs(conv, Branch("branch", each), relu) for each in (paths, paths[::-1]))
+    assert one == other > needs(conv, Branch("branch", paths), relu, pool)
 
 
 def test_a_training_run_keeps_no_maps_that_are_pooled():

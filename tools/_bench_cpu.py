@@ -345,7 +345,7 @@ def small(o: Options, *, arch: Arch = models.SMALL, batch: int = 64) -> Iterator
 
 def imports(o: Options) -> Iterator[Row]:
     """starting Python with refnet: with numpy and h5py alone"""
-    compileall.compile_dir(ROOT / "refnet", quiet=1)  # numpy and h5py have their bytecode, wherever they run
+    compileall.compile_dir(ROOT / "refnet", quiet=2)  # as pip did for numpy and h5py
     base = "import numpy, h5py"
     codes = {OURS: f"{base}; from refnet import models, net, deconv, weights", base: base}
     begin = partial(subprocess.run, cwd=ROOT, check=True)

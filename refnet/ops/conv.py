@@ -10,7 +10,7 @@ from refnet.ops.windows import add_windows, blocks, cropped, group_slices, padde
 
 # Windows that are unfolded at a time: enough rows for a fast product, few enough to be still in cache for it.
 _AT_A_TIME = 2048
-_IN_PLANES = 8192  # of them, where each cell of a window is added by a call of its own
+_IN_PLANES = 8192  # of them, where planes are added: the more at a time, the fewer calls
 
 
 def conv_forward(x: Array, w: Array, b: Array, *, stride: int = 1, pad: int = 0, groups: int = 1) -> Array:
@@ -166,7 +166,7 @@ def _unfolded(
 ) -> Iterator[tuple[tuple[slice, slice], Array, slice]]:
     """The windows of x as rows of matrices, block by block: (images and rows of the output), matrix, filters.
 
-    With ``ones`` each row ends with a 1, whose weight is the bias.
+    With ``ones`` each row ends with a 1, whose weight is the bias. The next block overwrites the matrix.
     """
     size, stride, pad = window
     x, c, room = padded(x, pad), x.shape[-1] // groups, Room(x)

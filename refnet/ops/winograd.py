@@ -204,10 +204,10 @@ def _as_blocks(y: Array) -> Array:
 def _pieces(
     blocks: Array, cut: Scheme, parts: int = 1, groups: int = 1, *, outputs: bool = False
 ) -> Iterator[tuple[Tiles, Array, Array, slice]]:
-    """A few tiles at a time: their kind, a view of the blocks that they meet (or make: ``outputs``), room for a copy.
+    """A few tiles at a time: their kind, a view of the blocks that they meet (or make: ``outputs``), room, and place.
 
-    And their place. The view is (rows and columns in a tile, N, rows and columns of tiles, groups, parts, parts,
-    stride, stride, maps).
+    The view is (rows and columns in a tile, N, rows and columns of tiles, groups, parts, parts, stride, stride, maps).
+    The room is for a copy of it; the next tiles' copy overwrites it.
     """
     image, row, in_row, column, in_column, channel = blocks.strides
     n, _, stride, _, _, c = blocks.shape
@@ -224,8 +224,8 @@ def _pieces(
             ),
         )  # fmt: skip
         for images, rows, place in tiles.pieces(n, prod(view.shape[5:])):
-            some = view[:, :, images, rows]
-            yield tiles, some, room.empty(some.shape), place
+            met = view[:, :, images, rows]
+            yield tiles, met, room.empty(met.shape), place
 
 
 def _apart(tiles: Tiles, axis: int) -> list[slice]:

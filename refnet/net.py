@@ -8,7 +8,7 @@ stay in cache, and several such slices at once. From the first fully connected l
 whole batch runs at once and the weights are cut. On a GPU the whole batch runs at once everywhere.
 """
 
-from __future__ import annotations  # else np.random's are loaded for them, which takes as long as all of refnet
+from __future__ import annotations  # naming np.random loads it, which takes as long as all of refnet
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,6 +1,6 @@
 """Dropout, inverted: what is kept is divided by the keep rate in training, so inference does nothing."""
 
-from __future__ import annotations  # else np.random's are loaded for them, which takes as long as all of refnet
+from __future__ import annotations  # naming np.random loads it, which takes as long as all of refnet
 
 from typing import Any
 

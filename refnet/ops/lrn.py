@@ -1,13 +1,13 @@
 """Local response normalisation: across maps, the paper's contrast normalisation, and within each, as Caffe has both."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 
 from refnet.backend import Array, Room, array_module, check_same_dtype, empty, zeros
 from refnet.geometry import Window
-from refnet.ops.windows import meetings
+from refnet.ops.windows import blocks, meetings
 
-_AT_A_TIME = 1 << 17  # values
+_AT_A_TIME = 1 << 17  # values: they stay in cache for all that is done to them
 
 
 def lrn_forward(
@@ -157,7 +157,7 @@ def _neighbour_sum(a: Array, b: Array, n: int) -> Array:
     xp, c, out = array_module(a), a.shape[-1], empty(a.shape, a)
     reach, rooms = min(n // 2, c - 1), (Room(a), Room(a))
     a, b, sums = (each.reshape(-1, c) for each in (a, xp.broadcast_to(b, a.shape), out))
-    for some in _some(len(a), c):
+    for some, _ in blocks(len(a), (1, 1), _AT_A_TIME // c):
         # With ``reach`` zeros between one position's maps and the next one's, all positions are one long row.
         products, total = (room.empty((len(a[some]), c + reach)) for room in rooms)
         products[:, c:] = 0
@@ -188,16 +188,10 @@ def _power(a: Array, exponent: float) -> Array:
     if exponent != 0.75:
         return xp.power(a, exponent, out=out)
     values, powers, room = a.reshape(-1), out.reshape(-1), Room(a)
-    for some in _some(a.size):
+    for some, _ in blocks(a.size, (1, 1), _AT_A_TIME):
         root = xp.sqrt(values[some], out=room.empty(values[some].shape))
         xp.multiply(xp.sqrt(root, out=powers[some]), root, out=powers[some])
     return out
-
-
-def _some(n: int, values: int = 1) -> Iterator[slice]:
-    """A few of n items at a time, of so many values each: they stay in cache for all that is done to them."""
-    size = max(_AT_A_TIME // values, 1)
-    return (slice(first, first + size) for first in range(0, n, size))
 
 
 def check_forward(x: Array, n: int) -> ModuleType:

@@ -5,7 +5,7 @@ from types import ModuleType
 
 from refnet.backend import Array, Room, array_module, check_same_dtype, empty
 from refnet.geometry import Window, pool_size
-from refnet.ops.windows import meetings, scatter
+from refnet.ops.windows import blocks, meetings, scatter
 
 _AT_A_TIME = 1 << 20  # values that are pooled together: they stay in cache meanwhile
 
@@ -43,11 +43,9 @@ def pool_forward(
     y = empty((len(x), p, q, x.shape[3]), x)
     ranks = empty(y.shape, x, "uint8") if switches else None
     rows_room, best_room = Room(x), Room(x, "uint8")
-    at_a_time = max(_AT_A_TIME // max(math.prod(x.shape[1:]), 1), 1)
     # The largest of a region is the largest of its rows' largest, so rows go first and columns second. Of equal values
     # the one of the highest rank wins; ranks fall from the region's first cell to its last, in row order.
-    for first in range(0, len(x), at_a_time):
-        images = slice(first, first + at_a_time)
+    for images, _ in blocks(len(x), (1, 1), _AT_A_TIME // max(math.prod(x.shape[1:]), 1)):
         some = x[images]
         rows = rows_room.empty((len(some), p, *x.shape[2:]))
         best = best_room.empty(rows.shape) if switches else None

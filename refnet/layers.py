@@ -16,6 +16,7 @@ from refnet.arch import Average, Branch, Conv, Dropout, Flatten, Layer, Linear, 
 from refnet.backend import Array, array_module, empty
 from refnet.ops.dropout import dropout_forward
 from refnet.ops.winograd import winograd_forward, winograd_grads, winograd_transpose
+from refnet.ranks import ALONE, Group
 
 Kept = tuple[Array, ...]
 
@@ -250,11 +251,13 @@ def back(
 
 
 def grads(
-    layer: Conv | Linear, p: dict[str, Array], kept: Kept, dy: Array, *, threads: int | None
+    layer: Conv | Linear, p: dict[str, Array], kept: Kept, dy: Array, *, threads: int | None, group: Group = ALONE
 ) -> tuple[Array, Array]:
     """Gradients of a layer's weights and biases, from the gradient ``dy`` of its output.
 
-    Where ``p`` has transformed filters, it may have ``z`` as well, dy at their points (`refnet.ops.winograd`).
+    Where ``p`` has transformed filters, it may have ``z`` as well, dy at their points (`refnet.ops.winograd`). The
+    processes of a ``group`` hand round a fully connected layer's x and dy, which are small beside its weights: each
+    gets the gradients of the whole batch, for its share of the weights' rows.
     """
     (x,), op = kept, operations(dy)
     if isinstance(layer, Conv) and "u" in p:
@@ -262,6 +265,7 @@ def grads(
     if isinstance(layer, Conv):
         dw, db = op.conv_grads(x, dy, size=layer.size, stride=layer.stride, pad=layer.pad, groups=layer.groups)
         return dw, db
+    x, dy = group.all_rows(x)[:, group.share(x.shape[1])], group.all_rows(dy)
     if op is not ops:
         dw, db = op.linear_grads(x, dy)
         return dw, db

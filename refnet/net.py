@@ -27,6 +27,7 @@ from refnet.layers import forward as forward_layer
 from refnet.ops import winograd
 from refnet.ops.dropout import dropout_mask
 from refnet.ops.tiles import multiplications, tile_counts
+from refnet.ranks import ALONE, Group
 
 # Called as watch(layer, images, y) with a layer's output for a slice of the batch.
 Watch = Callable[[str, slice, Array], None]
@@ -192,6 +193,7 @@ def backward(
     *,
     input_grad: bool = True,
     on_grads: OnGrads = lambda layer, grads: None,
+    group: Group = ALONE,
 ) -> tuple[Array | None, Params]:
     """Gradients with respect to the input and all parameters.
 
@@ -200,13 +202,16 @@ def backward(
     trace : of `forward`, with the same ``params``
     dy : gradient of the loss with respect to the trace's last output, and of its shape
     input_grad : False leaves ``dx`` out (None) and saves conv1's transposed filtering
-    on_grads : called as on_grads(layer, {"w": dw, "b": db}) as soon as they are known, while the walk goes on, from
-        the last layer to the first, by one thread at a time and always in the same order
+    on_grads : called as on_grads(layer, {"w": dw, "b": db}) as soon as they are known and the walk has left the layer,
+        whose weights may be changed then; from the last layer to the first, by one thread at a time and always in the
+        same order
+    group : the processes that have a share of the batch each, with the same ``params``
 
     Returns
     -------
     dx : (N, H, W, C) or None
-    grads : like ``params``, for the layers of the trace
+    grads : like ``params``, for the layers of the trace. In a ``group``, a convolution's are those of this process's
+        images; a fully connected layer's are those of the whole batch, but of ``w`` for `Group.share` of its rows
 
     Raises
     ------
@@ -223,16 +228,15 @@ def backward(
     def collect(layer: str, index: int, dw: Array, db: Array) -> None:
         sums[layer]["w"].add(index, dw)
         # Each slice adds its db last, so that one of them completes both sums.
-        if sums[layer]["b"].add(index, db) == slices[layer] and trace.n:
+        if sums[layer]["b"].add(index, db) == slices[layer]:
             on_grads(layer, {key: each.total for key, each in sums[layer].items()})
 
-    dx = back_through(trace, params, dy, rules=GRADIENT, collect=collect, to_input=input_grad)
+    dx = back_through(trace, params, dy, rules=GRADIENT, collect=collect, to_input=input_grad, group=group)
     totals = {name: {key: each.total for key, each in layer.items()} for name, layer in sums.items()}
-    if not trace.n:  # no slice gave anything
-        totals = {name: {key: zeros(a.shape, a) for key, a in params[name].items()} for name in sums}
-        for name in _downward(trace.arch.layers):
-            if name in totals:
-                on_grads(name, totals[name])
+    for name in _downward(trace.arch.layers):
+        if not slices[name] and name in totals:  # of no image
+            totals[name] = {key: zeros(a.shape, a) for key, a in params[name].items()}
+            on_grads(name, totals[name])
     return dx, totals
 
 
@@ -254,6 +258,7 @@ def back_through(
     rules: Rules,
     collect: Collect | None = None,
     to_input: bool = True,
+    group: Group = ALONE,
 ) -> Array | None:
     """Walk the trace back from its last output to the input, under ``rules``.
 
@@ -262,8 +267,9 @@ def back_through(
     trace : of `forward`, with the same ``params``
     r : (N, *shape of the last output) signal to send down
     rules : what relu and normalisation do
-    collect : called as collect(layer, index of the slice, dw, db) at every layer with weights
+    collect : called as collect(layer, index of the slice, dw, db) at every layer with weights, when the signal has left
     to_input : False stops at the first layer's weights and returns None
+    group : as in `backward`
 
     Returns
     -------
@@ -292,13 +298,14 @@ def back_through(
             def through(layer: Layer, signal: Array) -> Array:
                 with naming(layer):
                     p, mine = params.get(layer.name, {}), arrays[layer.name]
+                    if collect is not None and "u" in p:  # made once for both
+                        p = p | {"z": winograd.signal_at_points(signal)}
+                    x = signal
+                    if to_input or layer is not arch.layers[0]:
+                        x = back(layer, p, mine, signal, below=below[layer.name], rules=rules, threads=threads)
                     if collect is not None and isinstance(layer, Conv | Linear):
-                        if "u" in p:  # made once for both
-                            p = p | {"z": winograd.signal_at_points(signal)}
-                        collect(layer.name, index, *grads(layer, p, mine, signal, threads=threads))
-                    if layer is arch.layers[0] and not to_input:
-                        return signal
-                    return back(layer, p, mine, signal, below=below[layer.name], rules=rules, threads=threads)
+                        collect(layer.name, index, *grads(layer, p, mine, signal, threads=threads, group=group))
+                    return x
 
             def fork(branch: Branch, signal: Array, down: Down) -> Array:
                 parts = split(signal, branch, shapes, below[branch.name])

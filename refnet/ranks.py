@@ -1,11 +1,12 @@
-"""Being one of N processes that train one network: which one, its share of the work, and sums over all of them.
+"""Being one of N processes that train one network: which one, its share of the work, and what all of them exchange.
 
-Processes are started by a launcher (mpirun, srun) and find each other through MPI. Arrays on a CPU are summed by MPI,
-those on a GPU by NCCL, on a stream of its own beside the walk back. Every sum is made in an order that depends on the
-number of processes alone, and all of them get the same bits.
+Processes are started by a launcher (mpirun, srun) and find each other through MPI. Arrays on a CPU travel by MPI, those
+on a GPU by NCCL, on a stream of its own beside the walk back. Every sum is made in an order that depends on the number
+of processes alone, and all of them get the same bits.
 """
 
 import atexit
+import math
 import os
 import time
 from collections import Counter
@@ -13,11 +14,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
 
-from refnet.backend import Array, array_module
+from refnet.backend import Array, array_module, empty
 
 Value = TypeVar("Value")
 
@@ -35,9 +37,13 @@ class Group(AbstractContextManager["Group"]):
     size = 1
     threads: int | None = None
 
+    def shares(self, n: int) -> list[slice]:
+        """Everybody's part of n items, by rank: consecutive, and nearly as long as everybody else's."""
+        return [slice(n * rank // self.size, n * (rank + 1) // self.size) for rank in range(self.size)]
+
     def share(self, n: int) -> slice:
-        """This process's part of n items: consecutive, and nearly as long as everybody's."""
-        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+        """This process's part of n items."""
+        return self.shares(n)[self.rank]
 
     def take_device(self, device: str) -> None:
         """Choose the GPU that this process's arrays are to live on, if ``device`` is "cuda"."""
@@ -57,9 +63,17 @@ class Group(AbstractContextManager["Group"]):
     def start_sum(self, array: Array) -> Callable[[], object]:
         """Begin to add up everybody's ``array``, in place; it may be used again after a call of what is returned.
 
-        Everybody must begin the same sums in the same order.
+        Everybody must begin the same sums and exchanges in the same order.
         """
         return lambda: None
+
+    def start_exchange(self, array: Array) -> Callable[[], object]:
+        """Begin to give everybody's `share` of the rows of ``array`` to everybody, in place; else as `start_sum`."""
+        return lambda: None
+
+    def all_rows(self, array: Array) -> Array:
+        """Everybody's ``array`` (n, ...), each with its own n, by rank, one below the other: to everybody."""
+        return array
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Left by an exception, a group of several ends all its processes when this one ends."""
@@ -79,7 +93,7 @@ class MpiGroup(Group):
         users = Counter(core for cores in self.here.allgather(mine) for core in cores)
         self.threads = max(1, len(mine) // max(users[core] for core in mine))
         self.gpus: _Nccl | None = None
-        # Sums go on in the background on a thread; MPI's own way to do that (Iallreduce) takes three times as long.
+        # They go on in the background on a thread; MPI's own way to do that (Iallreduce) takes three times as long.
         self.adder = ThreadPoolExecutor(1) if mpi.Query_thread() == mpi.THREAD_MULTIPLE else None
         self.sums = self.comm.Dup()
 
@@ -110,10 +124,32 @@ class MpiGroup(Group):
     def start_sum(self, array: Array) -> Callable[[], object]:
         """Begin to add up everybody's ``array``, in place."""
         if array_module(array) is np:
-            add = partial(self.sums.Allreduce, self.mpi.IN_PLACE, array)
-            return self.adder.submit(add).result if self.adder else add
+            return self._begin(partial(self.sums.Allreduce, self.mpi.IN_PLACE, array))
         assert self.gpus is not None, "take_device comes before arrays on a GPU"
         return self.gpus.start_sum(array)
+
+    def start_exchange(self, array: Array) -> Callable[[], object]:
+        """Begin to give everybody's `share` of the rows of ``array`` to everybody, in place."""
+        return self._start_exchange(array, [part.stop - part.start for part in self.shares(len(array))])
+
+    def all_rows(self, array: Array) -> Array:
+        """Everybody's ``array`` (n, ...), each with its own n, by rank, one below the other: to everybody."""
+        rows = self.gather(len(array))
+        whole, first = empty((sum(rows), *array.shape[1:]), array), sum(rows[: self.rank])
+        whole[first : first + len(array)] = array
+        self._start_exchange(whole, rows)()
+        return whole
+
+    def _start_exchange(self, array: Array, rows: list[int]) -> Callable[[], object]:
+        """`start_exchange` of so many rows from each rank."""
+        sizes = [n * math.prod(array.shape[1:]) for n in rows]
+        if array_module(array) is np:
+            return self._begin(partial(self.sums.Allgatherv, self.mpi.IN_PLACE, [array, sizes]))
+        assert self.gpus is not None, "take_device comes before arrays on a GPU"
+        return self.gpus.start_exchange(array, sizes)
+
+    def _begin(self, exchange: Callable[[], object]) -> Callable[[], object]:
+        return self.adder.submit(exchange).result if self.adder else exchange
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """After an exception, end all processes when this one ends: they would wait for it for ever."""
@@ -125,7 +161,7 @@ class MpiGroup(Group):
 
 
 class _Nccl:
-    """Sums of arrays on GPUs, one for each process."""
+    """Sums and exchanges of arrays on GPUs, one for each process."""
 
     def __init__(self, group: MpiGroup, number: int) -> None:
         import cupy
@@ -141,16 +177,32 @@ class _Nccl:
             ) from None
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.types = {"float32": nccl.NCCL_FLOAT32, "float64": nccl.NCCL_FLOAT64}
-        self.sum = nccl.NCCL_SUM
+        self.sum, self.group_start, self.group_end = nccl.NCCL_SUM, nccl.groupStart, nccl.groupEnd
 
     def start_sum(self, array: Array) -> Callable[[], object]:
         """The sum begins when the work that was asked for before is done; what is asked for after waiting waits too."""
+        where, kind = array.data.ptr, self.types[array.dtype.name]
+        return self._begin(lambda: self.comm.allReduce(where, where, array.size, kind, self.sum, self.stream.ptr))
+
+    def start_exchange(self, array: Array, sizes: list[int]) -> Callable[[], None]:
+        """Everybody gets so many values of each rank, in place; begins and ends as a sum does."""
+        first, kind = array.data.ptr, self.types[array.dtype.name]
+
+        def exchange() -> None:
+            self.group_start()
+            for rank, (size, before) in enumerate(zip(sizes, accumulate(sizes, initial=0), strict=False)):
+                where = first + before * array.itemsize
+                self.comm.broadcast(where, where, size, kind, rank, self.stream.ptr)
+            self.group_end()
+
+        return self._begin(exchange)
+
+    def _begin(self, exchange: Callable[[], object]) -> Callable[[], None]:
         import cupy
 
         now = cupy.cuda.get_current_stream()
         self.stream.wait_event(now.record())
-        where = array.data.ptr
-        self.comm.allReduce(where, where, array.size, self.types[array.dtype.name], self.sum, self.stream.ptr)
+        exchange()
         done = self.stream.record()
         return lambda: now.wait_event(done)
 

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,9 @@ def step(
     """One minibatch of training: forward, loss, backward, and the update of ``params`` and ``velocity`` in place.
 
     The processes of a ``group`` have a share of the minibatch each, add up their gradients while the walk goes on, and
-    make the same update.
+    make the same update. But where the fully connected layers go `by_rows`, each process has the whole minibatch's
+    gradients for its share of their rows (`refnet.net.backward`), updates these, and hands them round; ``velocity`` is
+    up to date for these rows alone.
 
     Parameters
     ----------
@@ -177,10 +180,20 @@ def step(
     clipped : filters scaled back to the RMS clip; on a GPU a 0-d array, as the step is still under way
     """
     total = rows[1] if rows else len(x)
-    sums: list[Callable[[], object]] = []
+    rows_of = group if by_rows(params, recipe.batch) else ALONE
+    started: list[Callable[[], object]] = []
+    update = partial(
+        sgd.step, rate=rate, momentum=recipe.momentum, decay=recipe.decay, clip=recipe.clip, threads=threads
+    )
 
-    def add_up(layer: str, grads: dict[str, Array]) -> None:
-        sums.extend(group.start_sum(array) for array in grads.values())
+    def on_grads(layer: str, grads: dict[str, Array]) -> None:
+        w, v = params[layer], velocity[layer]
+        if rows_of is ALONE or not connects(w):
+            started.extend(group.start_sum(array) for array in grads.values())
+            return
+        rows = group.share(len(w["w"]))
+        update({layer: w | {"w": w["w"][rows]}}, {layer: grads}, {layer: v | {"w": v["w"][rows]}})
+        started.append(group.start_exchange(w["w"]))
 
     with precision(recipe.precision):
         y, trace = net.forward(arch, params, x, rng=rng, rows=rows, threads=threads)
@@ -193,14 +206,26 @@ def step(
             return loss, 0, 0
         if group.size > 1:
             dy *= len(x) / total  # its mean is over this process's images
-        _, grads = net.backward(trace, params, dy, input_grad=False, on_grads=add_up)
-        for wait in sums:
+        _, grads = net.backward(trace, params, dy, input_grad=False, on_grads=on_grads, group=rows_of)
+        for wait in started:
             wait()
-    clipped = sgd.step(
-        params, grads, velocity,
-        rate=rate, momentum=recipe.momentum, decay=recipe.decay, clip=recipe.clip, threads=threads,
-    )  # fmt: skip
+    rest = {name: layer for name, layer in params.items() if rows_of is ALONE or not connects(layer)}
+    clipped = update(rest, grads, velocity)
     return loss, int(right), sum(clipped.values())
+
+
+def by_rows(params: Params, batch: int) -> bool:
+    """Whether what a minibatch makes of the fully connected layers' inputs and outputs is small beside their weights.
+
+    Then the processes of a group hand these round instead of gradients, and have a share of the weights' rows each.
+    """
+    shapes = [layer["w"].shape for layer in params.values() if connects(layer)]
+    return 4 * batch * sum(map(sum, shapes)) < sum(map(math.prod, shapes))
+
+
+def connects(layer: dict[str, Array]) -> bool:
+    """Whether these are the parameters of a fully connected layer."""
+    return bool(layer["w"].ndim == 2)
 
 
 def trouble(arch: Arch, params: Params, x: Array | None = None, *, threads: int | None = None) -> str | None:
@@ -250,9 +275,8 @@ def run(
     Raises
     ------
     ValueError
-                If the loss or a parameter is no longer finite: names epoch, step and layer, and nothing is handed to
+        If the loss or a parameter is no longer finite: names epoch, step and layer, and nothing is handed to
         ``on_epoch``. Go on from the last checkpoint saved.
-
     """
     arch, seed = checkpoint.arch, checkpoint.seed
     params = net.on_device(checkpoint.params, device)
@@ -270,6 +294,8 @@ def run(
         )
 
     def keep() -> None:
+        for layer in filter(connects, velocity.values()):
+            group.start_exchange(layer["w"])()
         checkpoint.params, checkpoint.optimizer = net.on_host(params), net.on_host(velocity)
         checkpoint.rng, checkpoint.ranks = asdict(progress), group.size
 

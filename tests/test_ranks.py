@@ -6,21 +6,29 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import oracle
+from conftest import oracle, standin_for_cupy
 from fixtures import FORKED, STEPS, batches_for, bits, noise, params_of
 from PIL import Image
 
-from refnet import models, ranks, sgd, weights
+from refnet import models, net, ranks, sgd, weights
 from refnet import train as training
+from refnet.arch import Arch, Dropout, Linear, Relu
+from refnet.backend import to_device
 from refnet.ranks import ALONE, launched, world
 
 TOOLS = Path(__file__).parents[1] / "tools"
 TRAIN = TOOLS / "train.py"
 EPOCHS, BATCH = 4, 16
+# Of layers as wide as these, ranks have some rows each; of tiny's own, with 12 units, they add up the gradients.
+WIDE = [Linear("fc6", 128), Relu("relu6"), Dropout("drop6"), Linear("fc7", 128), Relu("relu7"), Linear("fc8", 10)]
+ARCHS = {"tiny": models.TINY, "wide": Arch("wide", models.TINY.input, (*models.TINY.upto("pool2").layers, *WIDE))}
 PATHS = {"PYTHONPATH": os.pathsep.join([str(TOOLS.parent), str(Path(__file__).parent)])}  # of a rank
 
 
@@ -53,7 +61,7 @@ def data(tmp_path_factory):
 
 def command(mpirun, n, data, out, *more, epochs=EPOCHS):
     return [
-        *mpirun(n), sys.executable, TRAIN, "--data", data, "--arch", "tiny", "--batch", str(BATCH), "--threads", "1",
+        *mpirun(n), sys.executable, TRAIN, "--data", data, "--arch", "mini", "--batch", str(BATCH), "--threads", "1",
         "--device", "cpu", "--epochs", str(epochs), "--out", out, *more,
     ]  # fmt: skip
 
@@ -68,17 +76,18 @@ def train(mpirun, data):
     return run
 
 
-def twenty_steps(group):
+def twenty_steps(arch, group, device="cpu"):
     """Parameters in float64 after 20 steps with dropout, of which each rank has its share; 3 images in a minibatch."""
-    params = params_of(models.TINY)
-    velocity = sgd.zeros_like(params)
-    for step, (x, labels) in enumerate(batches_for(models.TINY, 3)):
+    group.take_device(device)
+    params = net.on_device(params_of(arch), device)
+    velocity, recipe = sgd.zeros_like(params), replace(training.DEFAULT, batch=3)
+    for step, (x, labels) in enumerate(batches_for(arch, 3)):
         mine = group.share(3)
         training.step(
-            models.TINY, params, velocity, x[mine], labels[mine], recipe=training.DEFAULT, rate=0.01, group=group,
-            rng=np.random.default_rng(step), rows=(mine.start, 3), threads=1,
+            arch, params, velocity, to_device(x[mine], device), to_device(labels[mine], device),
+            recipe=recipe, rate=0.01, group=group, rng=np.random.default_rng(step), rows=(mine.start, 3), threads=1,
         )  # fmt: skip
-    return params
+    return net.on_host(params)
 
 
 def flat(params):
@@ -106,36 +115,55 @@ def test_n_ranks_give_what_one_gives_and_the_same_bits_again(train, alone, tmp_p
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_twenty_steps_in_float64(mpirun, tmp_path, n):
-    """Uneven shares, and with four ranks one that has nothing; all ranks have the same bits."""
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_twenty_steps_in_float64(mpirun, tmp_path, arch, device, n):
+    """Uneven shares, and with four ranks one that has nothing; all ranks have the same bits. CUDA's is the stand-in."""
     out = tmp_path / "params.npz"
-    subprocess.run([*mpirun(n), sys.executable, __file__, out], check=True, timeout=60, env={**os.environ, **PATHS})
+    if device == "cuda":
+        with standin_for_cupy():  # or skip
+            pass
+    command = [*mpirun(n), sys.executable, __file__, out, arch, device]
+    subprocess.run(command, check=True, timeout=120, env={**os.environ, **PATHS})
     with np.load(out) as file:
         got = file["params"]
-    want = flat(twenty_steps(ALONE))
+    want = flat(twenty_steps(ARCHS[arch], ALONE))
     assert STEPS == 20 and np.abs(got - want).max() <= 1e-12 * np.abs(want).max()
 
 
-def test_a_rank_without_images_sums_in_the_order_of_the_others():
+@pytest.mark.parametrize("arch", [FORKED, *ARCHS.values()], ids=lambda arch: arch.name)
+def test_a_rank_without_images_exchanges_in_the_order_of_the_others(arch):
     class Listening(ranks.Group):
         size = 2
 
         def __init__(self):
-            self.sums = []
+            self.heard = []
 
         def start_sum(self, array):
-            self.sums.append(array.shape)
+            self.heard.append(("sum", array.shape))
             return super().start_sum(array)
 
-    def sums(n):
-        group, params = Listening(), params_of(FORKED, dtype="float32")
-        training.step(
-            FORKED, params, sgd.zeros_like(params), np.zeros((n, *FORKED.input), "float32"), np.zeros(n, int),
-            recipe=training.DEFAULT, rate=0.01, rng=np.random.default_rng(0), group=group, rows=(0, 4),
-        )  # fmt: skip
-        return group.sums
+        def start_exchange(self, array):
+            self.heard.append(("exchange", array.shape))
+            return super().start_exchange(array)
 
-    assert sums(0) == sums(3) and len(sums(0)) == 2 * len(FORKED.param_shapes())
+        def all_rows(self, array):
+            self.heard.append(("rows", array.shape[1:]))
+            return super().all_rows(array)
+
+    def heard(n):
+        group, params = Listening(), params_of(arch, dtype="float32")
+        training.step(
+            arch, params, sgd.zeros_like(params), np.zeros((n, *arch.input), "float32"), np.zeros(n, int),
+            recipe=replace(training.DEFAULT, batch=3), rate=0.01, rng=np.random.default_rng(0), group=group,
+            rows=(0, 4),
+        )  # fmt: skip
+        return group.heard
+
+    kinds = Counter(kind for kind, _ in heard(0))
+    assert heard(0) == heard(3)
+    layers, by_rows = len(arch.param_shapes()), 3 if arch.name == "wide" else 0
+    assert kinds == Counter(sum=2 * (layers - by_rows), exchange=by_rows, rows=2 * by_rows)
 
 
 def test_a_training_goes_on_with_another_number_of_ranks(mpirun, data, train, alone, tmp_path):
@@ -250,8 +278,8 @@ def test_without_mpi4py_the_extra_is_named(monkeypatch):
 
 
 if __name__ == "__main__":
-    with world() as together:
-        after = twenty_steps(together)
+    with world() as together, standin_for_cupy() if sys.argv[3] == "cuda" else nullcontext():
+        after = twenty_steps(ARCHS[sys.argv[2]], together, sys.argv[3])
         assert len(set(map(str, together.gather(bits(after))))) == 1
         if together.rank == 0:
             np.savez(sys.argv[1], params=flat(after))

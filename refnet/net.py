@@ -53,7 +53,8 @@ class Trace:
     """What a forward run leaves: the layers up to where it stopped, and the arrays that their way back needs.
 
     ``kept`` has a list for each stage, with the arrays of each of its slices by layer, those inside of branches too.
-    They are the trace's own, but for ``x``, which is the caller's. Parameters must not change while it is used.
+    They are the trace's own, but for ``x``, which is the caller's. Parameters must not change while it is used, but
+    where `backward` says so.
     """
 
     arch: Arch
@@ -300,12 +301,12 @@ def back_through(
                     p, mine = params.get(layer.name, {}), arrays[layer.name]
                     if collect is not None and "u" in p:  # made once for both
                         p = p | {"z": winograd.signal_at_points(signal)}
-                    x = signal
+                    sent = signal
                     if to_input or layer is not arch.layers[0]:
-                        x = back(layer, p, mine, signal, below=below[layer.name], rules=rules, threads=threads)
+                        sent = back(layer, p, mine, signal, below=below[layer.name], rules=rules, threads=threads)
                     if collect is not None and isinstance(layer, Conv | Linear):
                         collect(layer.name, index, *grads(layer, p, mine, signal, threads=threads, group=group))
-                    return x
+                    return sent
 
             def fork(branch: Branch, signal: Array, down: Down) -> Array:
                 parts = split(signal, branch, shapes, below[branch.name])

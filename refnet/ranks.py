@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
-from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -63,12 +62,15 @@ class Group(AbstractContextManager["Group"]):
     def start_sum(self, array: Array) -> Callable[[], object]:
         """Begin to add up everybody's ``array``, in place; it may be used again after a call of what is returned.
 
-        Everybody must begin the same sums and exchanges in the same order.
+        Everybody must begin the same sums and exchanges, and ask for `all_rows`, in the same order.
         """
         return lambda: None
 
     def start_exchange(self, array: Array) -> Callable[[], object]:
-        """Begin to give everybody's `share` of the rows of ``array`` to everybody, in place; else as `start_sum`."""
+        """Begin to give everybody's `share` of the rows of ``array`` to everybody, in place; else as `start_sum`.
+
+        Raises ValueError if the array is not C-contiguous.
+        """
         return lambda: None
 
     def all_rows(self, array: Array) -> Array:
@@ -94,7 +96,8 @@ class MpiGroup(Group):
         self.threads = max(1, len(mine) // max(users[core] for core in mine))
         self.gpus: _Nccl | None = None
         # They go on in the background on a thread; MPI's own way to do that (Iallreduce) takes three times as long.
-        self.adder = ThreadPoolExecutor(1) if mpi.Query_thread() == mpi.THREAD_MULTIPLE else None
+        several = all(self.gather(mpi.Query_thread() == mpi.THREAD_MULTIPLE))
+        self.adder = ThreadPoolExecutor(1) if several else None
         self.sums = self.comm.Dup()
 
     def take_device(self, device: str) -> None:
@@ -142,6 +145,8 @@ class MpiGroup(Group):
 
     def _start_exchange(self, array: Array, rows: list[int]) -> Callable[[], object]:
         """`start_exchange` of so many rows from each rank."""
+        if not array.flags.c_contiguous:
+            raise ValueError(f"an array to exchange has strides {array.strides}, it must be in C order")
         sizes = [n * math.prod(array.shape[1:]) for n in rows]
         if array_module(array) is np:
             return self._begin(partial(self.sums.Allgatherv, self.mpi.IN_PLACE, [array, sizes]))
@@ -186,13 +191,14 @@ class _Nccl:
 
     def start_exchange(self, array: Array, sizes: list[int]) -> Callable[[], None]:
         """Everybody gets so many values of each rank, in place; begins and ends as a sum does."""
-        first, kind = array.data.ptr, self.types[array.dtype.name]
+        kind = self.types[array.dtype.name]
 
         def exchange() -> None:
             self.group_start()
-            for rank, (size, before) in enumerate(zip(sizes, accumulate(sizes, initial=0), strict=False)):
-                where = first + before * array.itemsize
+            where = array.data.ptr
+            for rank, size in enumerate(sizes):
                 self.comm.broadcast(where, where, size, kind, rank, self.stream.ptr)
+                where += size * array.itemsize
             self.group_end()
 
         return self._begin(exchange)

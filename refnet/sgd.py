@@ -54,7 +54,7 @@ def step(
             parts: list[Any] = [...]
             if all(each.flags.c_contiguous for each in (w, g, v)):  # else reshape would update a copy
                 w, g, v = (each.reshape(-1) for each in (w, g, v))
-                parts = parallel.cut(w.size, _BLOCK if array_module(w) is np else w.size)
+                parts = parallel.cut(w.size, _BLOCK if array_module(w) is np else max(w.size, 1))
             work += [(w[part], g[part], v[part], decay if key == "w" else 0.0) for part in parts]
     filters = {name: layer["w"] for name, layer in params.items() if layer["w"].ndim == 4}
     if work and array_module(work[0][0]) is not np:

@@ -162,8 +162,8 @@ def step(
 
     The processes of a ``group`` have a share of the minibatch each, add up their gradients while the walk goes on, and
     make the same update. But where the fully connected layers go `by_rows`, each process has the whole minibatch's
-    gradients for its share of their rows (`refnet.net.backward`), updates these, and hands them round; ``velocity`` is
-    up to date for these rows alone.
+    gradients for its share of their rows (`refnet.net.backward`), updates these, and hands them round; the weights'
+    ``velocity`` is up to date for these rows alone.
 
     Parameters
     ----------
@@ -180,20 +180,20 @@ def step(
     clipped : filters scaled back to the RMS clip; on a GPU a 0-d array, as the step is still under way
     """
     total = rows[1] if rows else len(x)
-    rows_of = group if by_rows(params, recipe.batch) else ALONE
+    shared = by_rows(params, recipe.batch) if group.size > 1 else set()
     started: list[Callable[[], object]] = []
     update = partial(
         sgd.step, rate=rate, momentum=recipe.momentum, decay=recipe.decay, clip=recipe.clip, threads=threads
     )
 
     def on_grads(layer: str, grads: dict[str, Array]) -> None:
-        w, v = params[layer], velocity[layer]
-        if rows_of is ALONE or not connects(w):
+        if layer not in shared:
             started.extend(group.start_sum(array) for array in grads.values())
             return
-        rows = group.share(len(w["w"]))
-        update({layer: w | {"w": w["w"][rows]}}, {layer: grads}, {layer: v | {"w": v["w"][rows]}})
-        started.append(group.start_exchange(w["w"]))
+        w, v = params[layer]["w"], velocity[layer]["w"]
+        mine = group.share(len(w))
+        update({layer: params[layer] | {"w": w[mine]}}, {layer: grads}, {layer: velocity[layer] | {"w": v[mine]}})
+        started.append(group.start_exchange(w))
 
     with precision(recipe.precision):
         y, trace = net.forward(arch, params, x, rng=rng, rows=rows, threads=threads)
@@ -206,26 +206,22 @@ def step(
             return loss, 0, 0
         if group.size > 1:
             dy *= len(x) / total  # its mean is over this process's images
-        _, grads = net.backward(trace, params, dy, input_grad=False, on_grads=on_grads, group=rows_of)
+        together = group if shared else ALONE
+        _, grads = net.backward(trace, params, dy, input_grad=False, on_grads=on_grads, group=together)
         for wait in started:
             wait()
-    rest = {name: layer for name, layer in params.items() if rows_of is ALONE or not connects(layer)}
-    clipped = update(rest, grads, velocity)
+    clipped = update({name: layer for name, layer in params.items() if name not in shared}, grads, velocity)
     return loss, int(right), sum(clipped.values())
 
 
-def by_rows(params: Params, batch: int) -> bool:
-    """Whether what a minibatch makes of the fully connected layers' inputs and outputs is small beside their weights.
+def by_rows(params: Params, batch: int) -> set[str]:
+    """The fully connected layers, if a minibatch's inputs and outputs of all of them are small beside their weights.
 
     Then the processes of a group hand these round instead of gradients, and have a share of the weights' rows each.
     """
-    shapes = [layer["w"].shape for layer in params.values() if connects(layer)]
-    return 4 * batch * sum(map(sum, shapes)) < sum(map(math.prod, shapes))
-
-
-def connects(layer: dict[str, Array]) -> bool:
-    """Whether these are the parameters of a fully connected layer."""
-    return bool(layer["w"].ndim == 2)
+    shapes = {name: layer["w"].shape for name, layer in params.items() if layer["w"].ndim == 2}
+    small = 4 * batch * sum(map(sum, shapes.values())) < sum(map(math.prod, shapes.values()))
+    return set(shapes) if small else set()
 
 
 def trouble(arch: Arch, params: Params, x: Array | None = None, *, threads: int | None = None) -> str | None:
@@ -294,8 +290,8 @@ def run(
         )
 
     def keep() -> None:
-        for layer in filter(connects, velocity.values()):
-            group.start_exchange(layer["w"])()
+        for name in sorted(by_rows(params, recipe.batch)):  # each process knows its own rows'
+            group.start_exchange(velocity[name]["w"])()
         checkpoint.params, checkpoint.optimizer = net.on_host(params), net.on_host(velocity)
         checkpoint.rng, checkpoint.ranks = asdict(progress), group.size
 

@@ -26,8 +26,11 @@ from refnet.ranks import ALONE, launched, world
 TOOLS = Path(__file__).parents[1] / "tools"
 TRAIN = TOOLS / "train.py"
 EPOCHS, BATCH = 4, 16
-# Of layers as wide as these, ranks have some rows each; of tiny's own, with 12 units, they add up the gradients.
-WIDE = [Linear("fc6", 128), Relu("relu6"), Dropout("drop6"), Linear("fc7", 128), Relu("relu7"), Linear("fc8", 10)]
+# Of layers as wide as these, ranks have some rows each (with three rows, one of four ranks has none); of tiny's own,
+# with 12 units, they add up the gradients.
+WIDE = [
+    Linear("fc6", 256), Relu("relu6"), Dropout("drop6"), Linear("fc7", 256), Linear("fc8", 3), Linear("fc9", 10)
+]  # fmt: skip
 ARCHS = {"tiny": models.TINY, "wide": Arch("wide", models.TINY.input, (*models.TINY.upto("pool2").layers, *WIDE))}
 PATHS = {"PYTHONPATH": os.pathsep.join([str(TOOLS.parent), str(Path(__file__).parent)])}  # of a rank
 
@@ -60,9 +63,10 @@ def data(tmp_path_factory):
 
 
 def command(mpirun, n, data, out, *more, epochs=EPOCHS):
+    """At a low rate, as at the recipe's a network this deep makes much of rounding in 20 steps."""
     return [
         *mpirun(n), sys.executable, TRAIN, "--data", data, "--arch", "mini", "--batch", str(BATCH), "--threads", "1",
-        "--device", "cpu", "--epochs", str(epochs), "--out", out, *more,
+        "--rate", "0.001", "--device", "cpu", "--epochs", str(epochs), "--out", out, *more,
     ]  # fmt: skip
 
 
@@ -162,7 +166,7 @@ def test_a_rank_without_images_exchanges_in_the_order_of_the_others(arch):
 
     kinds = Counter(kind for kind, _ in heard(0))
     assert heard(0) == heard(3)
-    layers, by_rows = len(arch.param_shapes()), 3 if arch.name == "wide" else 0
+    layers, by_rows = len(arch.param_shapes()), 4 if arch.name == "wide" else 0
     assert kinds == Counter(sum=2 * (layers - by_rows), exchange=by_rows, rows=2 * by_rows)
 
 
@@ -176,7 +180,7 @@ def test_a_training_goes_on_with_another_number_of_ranks(mpirun, data, train, al
     time.sleep(1)
     rest = train(1, out, "--resume")
     assert rest.epoch == EPOCHS and rest.finished
-    np.testing.assert_allclose(flat(rest.params), flat(alone.params), atol=1e-4)
+    np.testing.assert_allclose(flat(rest.params), flat(alone.params), atol=2e-6)
 
 
 def children(pid):

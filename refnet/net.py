@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refnet import parallel
-from refnet.arch import Arch, Branch, Conv, Dropout, Flatten, Layer, Linear, Params, Shape, flat
+from refnet.arch import Arch, Branch, Conv, Dropout, Flatten, Layer, Linear, Norm, Params, Shape, flat
 from refnet.backend import Array, array_module, empty, to_device, to_host, zeros
 from refnet.layers import GRADIENT, Down, Kept, Rules, back, grads, meet, pooled_first, split, walk_down, walk_up
 from refnet.layers import forward as forward_layer
@@ -75,8 +75,9 @@ def init_params(arch: Arch, *, rng: np.random.Generator, dtype: Any = "float32",
     arch : the network
     rng : source of the draws, made in float64 layer by layer, so that both dtypes see the same ones
     dtype : float32 or float64
-    init : "he": N(0, 2 / fan-in), which trains small nets from scratch, but N(0, 0.01^2) in the first layer, so
-        that its filters show what they learnt and not what was drawn;
+    init : "he": N(0, 2 / fan-in), which trains small nets from scratch, times k^beta after a normalisation, which
+        divides small maps by it; but N(0, 0.01^2) in the first layer, so that its filters show what they learnt and
+        not what was drawn;
         "paper": N(0, 0.01^2) everywhere, our reading of "initialized to 10^-2" (section 3)
 
     Returns
@@ -92,12 +93,28 @@ def init_params(arch: Arch, *, rng: np.random.Generator, dtype: Any = "float32",
     if init not in ("he", "paper"):
         raise ValueError(f"init is {init!r}, it needs he or paper")
     params: Params = {}
+    gains = dict(_gains(arch.layers))
     for name, shapes in arch.param_shapes().items():
         fan_in = int(np.prod(shapes["w"][:-1]))
-        sigma = 0.01 if init == "paper" or not params else np.sqrt(2 / fan_in)
+        sigma = 0.01 if init == "paper" or not params else gains[name] * np.sqrt(2 / fan_in)
         w = rng.standard_normal(shapes["w"]) * sigma
         params[name] = {"w": w.astype(dtype), "b": np.zeros(shapes["b"], dtype)}
     return params
+
+
+def _gains(layers: Sequence[Layer], gain: float = 1.0) -> Iterator[tuple[str, float]]:
+    """Layers with weights, and what normalisation divides their inputs by if these are small."""
+    for layer in layers:
+        match layer:
+            case Norm():
+                gain *= layer.k**layer.beta
+            case Branch():
+                for path in layer.paths:
+                    yield from _gains(path, gain)
+                gain = 1.0
+            case Conv() | Linear():
+                yield layer.name, gain
+                gain = 1.0
 
 
 def on_device(params: Params, device: str) -> Params:
@@ -203,9 +220,9 @@ def backward(
     trace : of `forward`, with the same ``params``
     dy : gradient of the loss with respect to the trace's last output, and of its shape
     input_grad : False leaves ``dx`` out (None) and saves conv1's transposed filtering
-    on_grads : called as on_grads(layer, {"w": dw, "b": db}) as soon as they are known and the walk has left the layer,
-        whose weights may be changed then; from the last layer to the first, by one thread at a time and always in the
-        same order
+    on_grads : called as on_grads(layer, {"w": dw, "b": db}) as soon as they are known, while the walk goes on, from
+        the last layer to the first, by one thread at a time and always in the same order. The walk has left a fully
+        connected layer then, and its weights may be changed
     group : the processes that have a share of the batch each, with the same ``params``
 
     Returns
@@ -268,7 +285,7 @@ def back_through(
     trace : of `forward`, with the same ``params``
     r : (N, *shape of the last output) signal to send down
     rules : what relu and normalisation do
-    collect : called as collect(layer, index of the slice, dw, db) at every layer with weights, when the signal has left
+    collect : called as collect(layer, index of the slice, dw, db) at every layer with weights
     to_input : False stops at the first layer's weights and returns None
     group : as in `backward`
 
@@ -301,10 +318,12 @@ def back_through(
                     p, mine = params.get(layer.name, {}), arrays[layer.name]
                     if collect is not None and "u" in p:  # made once for both
                         p = p | {"z": winograd.signal_at_points(signal)}
+                    if collect is not None and isinstance(layer, Conv):  # before: what is sent on is in cache then
+                        collect(layer.name, index, *grads(layer, p, mine, signal, threads=threads))
                     sent = signal
                     if to_input or layer is not arch.layers[0]:
                         sent = back(layer, p, mine, signal, below=below[layer.name], rules=rules, threads=threads)
-                    if collect is not None and isinstance(layer, Conv | Linear):
+                    if collect is not None and isinstance(layer, Linear):  # after: its weights may be changed then
                         collect(layer.name, index, *grads(layer, p, mine, signal, threads=threads, group=group))
                     return sent
 

@@ -350,8 +350,24 @@ def test_he_init_is_his_but_for_the_first_layer():
         w, b = params[layer]["w"], params[layer]["b"]
         assert w.shape == shapes["w"] and b.shape == shapes["b"] and w.dtype == b.dtype == np.float32
         sigma = 0.01 if layer == "conv1" else np.sqrt(2 / np.prod(shapes["w"][:-1]))
+        sigma *= 2**0.75 if layer in ("conv2", "conv3") else 1  # what is normalised before is that much smaller
         assert w.std() == pytest.approx(sigma, rel=0.05) and abs(w.mean()) < 0.1 * sigma
         assert not b.any()
+
+
+def test_he_init_knows_what_normalisation_divides_by_on_every_path():
+    paths = (Conv("left", 64, 3, pad=1),), (Relu("relu"), Conv("right", 64, 3, pad=1)), ()
+    layers = (
+        Conv("first", 64, 3, pad=1),
+        Norm("norm", k=16, beta=0.5),
+        Branch("fork", paths),
+        Conv("last", 64, 3, pad=1),
+    )
+    params = net.init_params(Arch("it", (8, 8, 3), layers), rng=np.random.default_rng(0))
+    times = {name: p["w"].std() / np.sqrt(2 / np.prod(p["w"].shape[:-1])) for name, p in params.items()}
+    assert {name: times[name] for name in ("left", "right", "last")} == pytest.approx(
+        {"left": 4, "right": 4, "last": 1}, rel=0.02
+    )
 
 
 def test_paper_init_is_a_hundredth_everywhere():

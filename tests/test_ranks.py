@@ -132,7 +132,8 @@ def test_twenty_steps_in_float64(mpirun, tmp_path, arch, device, n):
         with standin_for_cupy():  # or skip
             pass
     command = [*mpirun(n), sys.executable, __file__, out, arch, device]
-    subprocess.run(command, check=True, timeout=120, env={**os.environ, **PATHS})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **PATHS})
+    assert done.returncode == 0, done.stderr
     with np.load(out) as file:
         got = file["params"]
     want = flat(twenty_steps(ARCHS[arch], ALONE))

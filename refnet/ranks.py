@@ -95,7 +95,7 @@ class MpiGroup(Group):
         users = Counter(core for cores in self.here.allgather(mine) for core in cores)
         self.threads = max(1, len(mine) // max(users[core] for core in mine))
         self.gpus: _Nccl | None = None
-        # They go on in the background on a thread; MPI's own way to do that (Iallreduce) takes three times as long.
+        # Both go on in the background on a thread; MPI's own way to sum so (Iallreduce) takes three times as long.
         several = all(self.gather(mpi.Query_thread() == mpi.THREAD_MULTIPLE))
         self.adder = ThreadPoolExecutor(1) if several else None
         self.sums = self.comm.Dup()
